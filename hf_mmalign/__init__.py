@@ -1,0 +1,45 @@
+"""Fine-tune multimodal transformers that are aligned, balanced and robust to noisy or missing modalities.
+
+Public names are imported on first use, so ``import hf_mmalign`` costs milliseconds; the Auto classes of transformers
+learn our models the moment they are themselves imported (see :mod:`hf_mmalign.models.auto`).
+"""
+
+import importlib
+
+from .models.auto import register_when_imported
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "ot": "hf_mmalign.ot",
+    "BertWmaConfig": "hf_mmalign.models.wma.configuration_wma",
+    "BertWmaForSequenceClassification": "hf_mmalign.models.wma.modeling_bert_wma",
+    "ViltWmaConfig": "hf_mmalign.models.wma.configuration_wma",
+    "ViltWmaForSequenceClassification": "hf_mmalign.models.wma.modeling_vilt_wma",
+    "ModalityEmbedding": "hf_mmalign.models.modeling_base",
+    "MultimodalOutput": "hf_mmalign.models.modeling_base",
+    "MultimodalCollator": "hf_mmalign.data.collator",
+    "MultimodalProcessor": "hf_mmalign.data.processor",
+    "load_multimodal_dataset": "hf_mmalign.data.loading",
+    "MultimodalTrainer": "hf_mmalign.trainer.trainer",
+    "MultimodalTrainingArguments": "hf_mmalign.trainer.arguments",
+    "evaluate_robustness": "hf_mmalign.evaluation.robustness",
+}
+
+__all__ = [*sorted(_PUBLIC), "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'hf_mmalign' has no attribute {name!r}")
+    module = importlib.import_module(_PUBLIC[name])
+    value = module if _PUBLIC[name] == f"hf_mmalign.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])
+
+
+register_when_imported()
