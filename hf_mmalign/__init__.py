@@ -1,12 +1,12 @@
 """Fine-tune multimodal transformers that are aligned, balanced and robust to noisy or missing modalities.
 
 Public names are imported on first use, so ``import hf_mmalign`` costs milliseconds; the Auto classes of transformers
-learn our models the moment they are themselves imported (see :mod:`hf_mmalign.models.auto`).
+learn our model types on their first call (see :mod:`hf_mmalign.models.auto`).
 """
 
 import importlib
 
-from .models.auto import register_when_imported
+from .models.auto import register_on_first_use
 
 __version__ = "0.1.0"
 
@@ -26,7 +26,7 @@ _PUBLIC = {
     "evaluate_robustness": "hf_mmalign.evaluation.robustness",
 }
 
-__all__ = [*sorted(_PUBLIC), "__version__"]  # noqa: PLE0604
+__all__ = [*sorted(_PUBLIC), "__version__"]
 
 
 def __getattr__(name: str):
@@ -42,4 +42,4 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_PUBLIC])
 
 
-register_when_imported()
+register_on_first_use()

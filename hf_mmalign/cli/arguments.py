@@ -1,0 +1,66 @@
+"""What a recipe can say beyond the fields of the model's config and of the training arguments."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class ModelArguments:
+    """Which model is trained and how its weights begin."""
+
+    model_type: str = field(metadata={"help": "Model type as in config.json, for example vilt_wma or bert_wma."})
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Checkpoint to start from, a folder or a Hub name; left out, weights start at random."},
+    )
+    use_peft: bool = field(default=False, metadata={"help": "Train LoRA adapters and the new layers only."})
+    lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA matrices."})
+    lora_alpha: int = field(default=32, metadata={"help": "LoRA scaling."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout in front of the LoRA matrices."})
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: ["query", "value"], metadata={"help": "Names of the layers that get adapters."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which data set is read and how it is prepared."""
+
+    dataset: str = field(metadata={"help": "Embedded data set or file format, see `hf-mmalign data inspect --help`."})
+    dataset_path: str | None = field(default=None, metadata={"help": "Folder or file of the data set."})
+    dataset_options: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Further options of the reader, for example {num_genres: 25}."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first samples only."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first samples only."})
+    tokenizer_vocab_size: int = field(
+        default=1000,
+        metadata={"help": "Vocabulary of the tokenizer that is trained where no checkpoint brings one."},
+    )
+    truncation: bool = field(default=True, metadata={"help": "Cut texts longer than the model takes; else refuse."})
+    image_processor: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Arguments of ViltImageProcessor, over those of the checkpoint."}
+    )
+
+
+@dataclass
+class EvaluationArguments:
+    """How the trained model is evaluated."""
+
+    robustness: bool = field(
+        default=True, metadata={"help": "Evaluate noisy and missing modalities on the test split."}
+    )
+    noise: str = field(
+        default="uniform", metadata={"help": "Noise added to one modality's embeddings: uniform, gaussian."}
+    )
+    noise_amplitude: float = field(default=3.0, metadata={"help": "U(−a, a), or the standard deviation of a Gaussian."})
+    missing_ratio: float = field(default=0.5, metadata={"help": "Share of the samples that miss a modality."})
+    missing_ratios: list[float] = field(
+        default_factory=lambda: [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0], metadata={"help": "Ratios of the missing curve."}
+    )
+    missing_mode: str = field(
+        default="zero", metadata={"help": "zero: embeddings set to 0 (the paper's); mask: left out of attention."}
+    )
+    robustness_seeds: list[int] = field(
+        default_factory=lambda: [0, 1, 2, 3, 4], metadata={"help": "Seeds of noise and of the choice of samples."}
+    )

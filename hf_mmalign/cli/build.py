@@ -1,0 +1,186 @@
+"""From a recipe to the parts of a run: data, processor, model, trainer."""
+
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from datasets import DatasetDict
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    ViltImageProcessor,
+)
+
+from ..data.collator import MultimodalCollator
+from ..data.loading import load_multimodal_dataset
+from ..data.processor import MultimodalProcessor, train_tokenizer
+from ..data.schema import label_names_of, modalities_of, num_labels_of, problem_type_of
+from ..data.validation import validate_dataset
+from ..models.auto import register
+from ..trainer.arguments import MultimodalTrainingArguments
+from .arguments import DataArguments, EvaluationArguments, ModelArguments
+from .recipe import Recipe, RecipeError, split_arguments
+
+
+@dataclass
+class Arguments:
+    """A recipe's values, each in the dataclass it belongs to."""
+
+    model: ModelArguments
+    data: DataArguments
+    evaluation: EvaluationArguments
+    training: dict[str, Any]
+    config: dict[str, Any]
+
+
+def read_arguments(recipe: Recipe) -> Arguments:
+    """Check every key and value of a recipe. Raises RecipeError."""
+    register()
+    model_type = recipe.values.get("model_type")
+    if model_type is None:
+        raise RecipeError(f"{recipe.path}: the key 'model_type' is missing; for example `model_type: vilt_wma`.")
+    try:
+        config_class = type(AutoConfig.for_model(model_type))
+    except ValueError as error:
+        raise RecipeError(f"{recipe.path}: model_type {model_type!r} is unknown: {error}") from None
+    if "dataset" not in recipe.values:
+        raise RecipeError(f"{recipe.path}: the key 'dataset' is missing; see `hf-mmalign data inspect --help`.")
+    groups = split_arguments(
+        recipe,
+        {
+            "model": ModelArguments,
+            "data": DataArguments,
+            "evaluation": EvaluationArguments,
+            "training": MultimodalTrainingArguments,
+            "config": config_class,
+        },
+    )
+    return Arguments(
+        ModelArguments(**groups["model"]),
+        DataArguments(**groups["data"]),
+        EvaluationArguments(**groups["evaluation"]),
+        groups["training"],
+        groups["config"],
+    )
+
+
+def load_data(arguments: DataArguments) -> DatasetDict:
+    """The data set of a recipe, shortened where it says so."""
+    dataset = load_multimodal_dataset(arguments.dataset, arguments.dataset_path, **arguments.dataset_options)
+    limits = {"train": arguments.max_train_samples}
+    for split, data in dataset.items():
+        limit = limits.get(split, arguments.max_eval_samples)
+        if limit is not None:
+            dataset[split] = data.select(range(min(limit, len(data))))
+    return dataset
+
+
+def build_config(arguments: Arguments, dataset: DatasetDict, processor: MultimodalProcessor):
+    """The model's config: the recipe's fields over the checkpoint's, and what data and processor determine."""
+    values = dict(arguments.config)
+    available = modalities_of(dataset)
+    names = values.get("modalities") or list(available)
+    missing = [name for name in names if name not in available]
+    if missing:
+        raise RecipeError(f"modalities has {missing}, but the data set's are {list(available)}.")
+    values["modalities"] = names
+    values["feature_sizes"] = {name: available[name] for name in names if isinstance(available[name], int)}
+    values["problem_type"] = problem_type_of(dataset)
+    labels = label_names_of(dataset)
+    if labels:
+        values["id2label"] = dict(enumerate(labels))
+        values["label2id"] = {label: index for index, label in enumerate(labels)}
+    else:
+        values["num_labels"] = num_labels_of(dataset)
+    if processor.tokenizer is not None:
+        values |= {
+            name: getattr(processor.tokenizer, name) for name in ("cls_token_id", "sep_token_id", "pad_token_id")
+        }
+    if arguments.model.model_name_or_path is not None:
+        config_class = type(AutoConfig.for_model(arguments.model.model_type))
+        return config_class.from_pretrained(arguments.model.model_name_or_path, **values)
+    if processor.tokenizer is not None:
+        values["vocab_size"] = len(processor.tokenizer)
+    return AutoConfig.for_model(arguments.model.model_type, **values)
+
+
+def build_processor(arguments: Arguments, dataset: DatasetDict) -> MultimodalProcessor:
+    """Tokenizer and image processor of the checkpoint, or new ones; only those that the used modalities need."""
+    checkpoint = arguments.model.model_name_or_path
+    available = modalities_of(dataset)
+    used = arguments.config.get("modalities") or list(available)
+    tokenizer = image_processor = None
+    if "text" in used and available.get("text") == "text":
+        if checkpoint is not None:
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        else:
+            texts = (text for text in dataset["train"]["text"] if text is not None)
+            tokenizer = train_tokenizer(texts, arguments.data.tokenizer_vocab_size)
+    if "image" in used and available.get("image") == "image":
+        if checkpoint is not None:
+            image_processor = AutoImageProcessor.from_pretrained(checkpoint, **arguments.data.image_processor)
+        else:
+            image_processor = ViltImageProcessor(**arguments.data.image_processor)
+    return MultimodalProcessor(tokenizer=tokenizer, image_processor=image_processor)
+
+
+def limit_text(processor: MultimodalProcessor, config, truncation: bool) -> None:
+    """Let the processor know how long a text the model takes."""
+    processor.max_text_length = getattr(config, "max_text_length", None) or config.max_position_embeddings
+    processor.truncation = truncation
+
+
+def build_model(arguments: ModelArguments, config) -> PreTrainedModel:
+    """The model: from the checkpoint or at random (seed first!), with LoRA adapters where asked for."""
+    if arguments.model_name_or_path is None:
+        model = AutoModelForSequenceClassification.from_config(config)
+    else:
+        model_class = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+        model = model_class.from_pretrained(arguments.model_name_or_path, config=config)
+    if not arguments.use_peft:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(
+        r=arguments.lora_r,
+        lora_alpha=arguments.lora_alpha,
+        lora_dropout=arguments.lora_dropout,
+        target_modules=arguments.lora_target_modules,
+        modules_to_save=model.modules_outside_backbone,
+    )
+    return get_peft_model(model, lora)
+
+
+def build_collator(processor: MultimodalProcessor, config) -> MultimodalCollator:
+    """The collator that makes a model's batches."""
+    return MultimodalCollator(processor, config.modality_kinds, config.problem_type, config.num_labels)
+
+
+def check_data(dataset: DatasetDict, config) -> None:
+    """Refuse data the model cannot train on, before training starts. Raises DataError."""
+    validate_dataset(dataset, config.modality_kinds, config.problem_type, config.num_labels)
+
+
+def describe_arguments(recipe: Recipe) -> str:
+    """Every key this recipe may hold, by group, with its default and meaning."""
+    register()
+    config_class = type(AutoConfig.for_model(recipe.values.get("model_type", "vilt_wma")))
+    groups = {
+        "model": ModelArguments,
+        "data": DataArguments,
+        "evaluation": EvaluationArguments,
+        "training": MultimodalTrainingArguments,
+        f"config of {config_class.__name__}": config_class,
+    }
+    lines = []
+    for group, target in groups.items():
+        lines.append(f"{group}:")
+        for field in sorted(fields(target), key=lambda field: field.name):
+            if field.init and not field.name.startswith("_"):
+                default = "" if field.default is MISSING else f" (default: {field.default})"
+                text = " ".join(str(field.metadata.get("help", "")).split())
+                lines.append(f"  {field.name}{default}" + (f": {text}" if text else ""))
+    return "\n".join(lines)

@@ -1,0 +1,137 @@
+"""The command `hf-mmalign`. Nothing heavy is imported before a subcommand runs, so that `--help` answers at once."""
+
+import argparse
+import sys
+
+from .. import __version__
+from . import data
+
+_ANY_ARGUMENT = "Any key of a recipe can be given as `--key value` and wins over the recipe's."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a subcommand; returns the exit status, 2 for input that cannot be used."""
+    parser = _build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and not getattr(args, "takes_overrides", False):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        return args.run(args, rest) if getattr(args, "takes_overrides", False) else args.run(args)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError) as error:
+        # RecipeError and DataError are ValueErrors whose message is written for the reader; a traceback would bury it.
+        if getattr(args, "traceback", False):
+            raise
+        print(f"hf-mmalign: {error}", file=sys.stderr)
+        return 2
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hf-mmalign",
+        description="Fine-tune multimodal transformers that are aligned, balanced and robust.",
+        epilog="Documentation and recipes: README.md of the repository.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    command = _add(subparsers, "train", _train, "train, evaluate and save what a recipe says", _ANY_ARGUMENT)
+    command.add_argument("recipe", metavar="RECIPE.yaml")
+    command.add_argument(
+        "--list-arguments", action="store_true", help="print every key of this recipe's model, and stop"
+    )
+
+    command = _add(
+        subparsers,
+        "sweep",
+        _sweep,
+        "run a grid or a comparison of variants",
+        "Several values of a key span a grid: `--wma_alpha 0.1 1 5 --wma_beta 0.6 1 2 --seed 0 1 2`. The best cell on "
+        "validation is reported on test. A killed sweep goes on where it stopped when called again. " + _ANY_ARGUMENT,
+    )
+    command.add_argument("recipe", metavar="RECIPE.yaml")
+
+    command = _add(subparsers, "evaluate", _evaluate, "metrics of a saved folder", _ANY_ARGUMENT)
+    command.add_argument("folder", metavar="FOLDER", help="output_dir of a run")
+    command.add_argument("--split", default="test", help="split to evaluate (default: test)")
+
+    command = _add(
+        subparsers,
+        "robustness",
+        _robustness,
+        "a saved folder under noise and with missing modalities",
+        "For example `--noise_amplitude 1 --missing_ratio 0.3 --robustness_seeds 0 1 2`. " + _ANY_ARGUMENT,
+    )
+    command.add_argument("folder", metavar="FOLDER", help="output_dir of a run")
+    command.add_argument("--split", default="test", help="split to evaluate (default: test)")
+
+    data.add_parser(subparsers)
+    return parser
+
+
+def _add(subparsers, name: str, run, help_text: str, epilog: str) -> argparse.ArgumentParser:
+    command = subparsers.add_parser(name, help=help_text, description=help_text.capitalize() + ".", epilog=epilog)
+    command.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    command.set_defaults(run=run, takes_overrides=True)
+    return command
+
+
+def _read(args, rest: list[str]):
+    from .recipe import load_recipe, parse_overrides
+
+    return load_recipe(args.recipe), parse_overrides(rest)
+
+
+def _train(args, rest: list[str]) -> int:
+    recipe, overrides = _read(args, rest)
+    recipe = recipe.override(overrides, "the command line")
+    if args.list_arguments:
+        from .build import describe_arguments
+
+        print(describe_arguments(recipe))
+        return 0
+    from .run import train
+
+    results = train(recipe)
+    _print_results(results, recipe.values["output_dir"])
+    return 0
+
+
+def _print_results(results: dict, folder: str) -> None:
+    for split in ("validation", "test"):
+        values = ", ".join(f"{name} {value:.4f}" for name, value in results[split].items() if isinstance(value, float))
+        print(f"{split}: {values}")
+    print(f"saved in {folder}")
+
+
+def _sweep(args, rest: list[str]) -> int:
+    from .sweep import read_sweep, run_sweep
+
+    recipe, overrides = _read(args, rest)
+    sweep = read_sweep(recipe, overrides)
+    run_sweep(sweep)
+    print((sweep.folder / "sweep.md").read_text(encoding="utf-8"))
+    print(f"saved in {sweep.folder}")
+    return 0
+
+
+def _evaluate(args, rest: list[str]) -> int:
+    from .recipe import parse_overrides
+    from .run import evaluate
+
+    for name, value in evaluate(args.folder, args.split, parse_overrides(rest)).items():
+        print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+    return 0
+
+
+def _robustness(args, rest: list[str]) -> int:
+    from .recipe import parse_overrides
+    from .run import robustness
+
+    print(robustness(args.folder, args.split, parse_overrides(rest)).to_markdown())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

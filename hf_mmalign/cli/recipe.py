@@ -1,0 +1,132 @@
+"""Recipes: flat YAML files whose keys are arguments of the model, the data, the training and the evaluation."""
+
+import contextlib
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+
+class RecipeError(ValueError):
+    """A recipe or a command-line override that cannot be used; the message names the key, the file and a way out."""
+
+
+@dataclass
+class Recipe:
+    """A recipe as read: its values by key, where each came from, and the `sweep` section if there is one."""
+
+    path: Path
+    values: dict[str, Any]
+    origins: dict[str, str]
+    sweep: dict[str, Any]
+
+    def override(self, values: dict[str, Any], origin: str) -> "Recipe":
+        """A recipe with these values on top."""
+        origins = self.origins | dict.fromkeys(values, origin)
+        return dataclasses.replace(self, values=self.values | values, origins=origins)
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read a recipe and, first, the recipe that its `base` key names relative to it."""
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror or error}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is no YAML: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise RecipeError(f"{path} must hold `key: value` lines.")
+    base = content.pop("base", None)
+    sweep = content.pop("sweep", {})
+    recipe = Recipe(path, {}, {}, {})
+    if base is not None:
+        parent = load_recipe(path.parent / base)
+        recipe = dataclasses.replace(parent, path=path)
+        recipe.values.pop("output_dir", None)
+    recipe = recipe.override(content, str(path))
+    if sweep:
+        recipe.sweep = sweep
+    recipe.values.setdefault("output_dir", f"runs/{path.parent.name}-{path.stem}")
+    return recipe
+
+
+def parse_overrides(arguments: list[str]) -> dict[str, Any]:
+    """`["--wma_alpha", "2", "--modalities", "text", "image"]` to values; several words make a list."""
+    values: dict[str, Any] = {}
+    key = None
+    for word in arguments:
+        if word.startswith("--"):
+            key, _, rest = word[2:].partition("=")
+            key = key.replace("-", "_")
+            values[key] = [rest] if rest else []
+        elif key is None:
+            raise RecipeError(f"{word!r} stands before any --argument.")
+        else:
+            values[key].append(word)
+    # `--flag` alone means true; YAML reads numbers, booleans, lists and mappings as a recipe would.
+    parsed = {key: [yaml.safe_load(word) for word in words] for key, words in values.items()}
+    return {key: True if not words else words[0] if len(words) == 1 else words for key, words in parsed.items()}
+
+
+def split_arguments(recipe: Recipe, targets: dict[str, type]) -> dict[str, dict[str, Any]]:
+    """Give each value of a recipe to the dataclass that has a field of its name, checked and converted.
+
+    Args:
+        recipe (`Recipe`): The recipe.
+        targets (`dict[str, type]`): Dataclasses by the name of their group; the first that knows a key gets it.
+
+    Raises:
+        RecipeError: For an unknown key, with the nearest right one, or a value of the wrong type.
+    """
+    import torch  # transformers annotates with it without importing it
+
+    hints = {group: get_type_hints(target, localns={"torch": torch}) for group, target in targets.items()}
+    fields = {
+        group: {field.name for field in dataclasses.fields(target) if field.init} for group, target in targets.items()
+    }
+    result: dict[str, dict[str, Any]] = {group: {} for group in targets}
+    for key, value in recipe.values.items():
+        group = next((group for group in targets if key in fields[group]), None)
+        if group is None:
+            close = difflib.get_close_matches(key, sorted(set().union(*fields.values())), n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise RecipeError(f"{recipe.origins.get(key, recipe.path)}: unknown key {key!r}.{hint}")
+        result[group][key] = _convert(key, value, hints[group].get(key, Any), recipe.origins.get(key, str(recipe.path)))
+    return result
+
+
+def _convert(key: str, value: Any, hint: Any, origin: str) -> Any:
+    """Check a value against a type hint, after what YAML writes differently (2e-5, a list of one) is made to fit."""
+    from huggingface_hub.dataclasses import type_validator
+
+    value = _fit(value, hint)
+    try:
+        type_validator(key, value, hint)
+    except TypeError as error:
+        if str(error).startswith("Unsupported type"):
+            return value  # left to the dataclass itself
+        expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+        raise RecipeError(f"{origin}: {key} is {value!r} ({type(value).__name__}); expected {expected}.") from None
+    return value
+
+
+def _fit(value: Any, hint: Any) -> Any:
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    lists = [option for option in options if get_origin(option) is list]
+    if (
+        isinstance(value, (int, str))
+        and not isinstance(value, bool)
+        and float in options
+        and type(value) not in options
+    ):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    if lists and value is not None and type(value) not in options:
+        items = value if isinstance(value, list) else [value]
+        return [_fit(item, *get_args(lists[0])) for item in items]
+    return value

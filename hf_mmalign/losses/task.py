@@ -1,0 +1,44 @@
+"""The supervised loss of a classification or regression head."""
+
+import torch
+import torch.nn.functional as F
+
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+
+
+def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
+    """The problem type as transformers infers it: one output regresses, integers classify, floats are multi-hot."""
+    if num_labels == 1:
+        return "regression"
+    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+
+
+def task_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str) -> torch.Tensor:
+    """Mean over samples of cross-entropy, binary cross-entropy or squared error.
+
+    Args:
+        logits (`torch.Tensor` of shape `(B, num_labels)`): Any float dtype; the loss is computed in fp32.
+        labels (`torch.Tensor`): `(B,)` integers, `(B, num_labels)` multi-hot floats, or `(B,)` / `(B, num_labels)`
+            floats, for single-label, multi-label and regression problems.
+        problem_type (`str`): One of `PROBLEM_TYPES`.
+
+    Returns:
+        `torch.Tensor` of shape `()`, fp32.
+
+    Raises:
+        ValueError: If the shapes or the problem type do not fit.
+    """
+    logits = logits.float()
+    if problem_type == "single_label_classification":
+        return F.cross_entropy(logits, labels.long().view(-1))
+    labels = labels.float()
+    if problem_type == "regression" and labels.dim() == 1:
+        labels = labels.unsqueeze(1)
+    if problem_type not in PROBLEM_TYPES or labels.shape != logits.shape:
+        raise ValueError(
+            f"Labels of shape {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)} for problem type "
+            f"{problem_type!r} (one of {PROBLEM_TYPES})."
+        )
+    if problem_type == "regression":
+        return F.mse_loss(logits, labels)
+    return F.binary_cross_entropy_with_logits(logits, labels)

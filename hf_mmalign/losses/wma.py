@@ -1,0 +1,47 @@
+"""Wasserstein Modality Alignment (Zhi et al.): token-level optimal transport between the modalities of one tower."""
+
+import torch
+
+from .. import ot
+
+
+def transport_distance(
+    x: torch.Tensor, y: torch.Tensor, x_mask: torch.Tensor, y_mask: torch.Tensor, solver: str = "auto"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Optimal-transport distance between two token sets of each sample (Eqs. 5–8).
+
+    D_i = ⟨C, T*⟩ with C[p, q] = 1 − cos(x_p, y_q) and uniform marginals over the valid tokens (Eq. 7). The plan is a
+    constant of the gradient (envelope theorem); cost and solver run in fp32 whatever the autocast.
+
+    Args:
+        x (`torch.Tensor` of shape `(B, n, d)`): Tokens of one modality.
+        y (`torch.Tensor` of shape `(B, m, d)`): Tokens of the other.
+        x_mask, y_mask (`torch.Tensor` of shapes `(B, n)`, `(B, m)`): Valid tokens.
+        solver (`str`): As in :func:`hf_mmalign.ot.solve`; `"ipot"` is the paper's.
+
+    Returns:
+        Distances, `(B,)` fp32, 0 where a sample misses one of the two, and the `(B,)` bool mask of samples that have both.
+    """
+    valid = x_mask.any(dim=1) & y_mask.any(dim=1)
+    distance = ot.solve(ot.cosine_cost(x, y), x_mask, y_mask, solver=solver).value
+    return torch.where(valid, distance, torch.zeros_like(distance)), valid
+
+
+def alignment_penalty(
+    distance: torch.Tensor, valid: torch.Tensor, reference: torch.Tensor, beta: float
+) -> torch.Tensor:
+    """mean_i (D_i − β·D̄)² for one pair of modalities (Eq. 9; Eq. 10 sums it over pairs).
+
+    Args:
+        distance (`torch.Tensor` of shape `(B,)`): D_i.
+        valid (`torch.BoolTensor` of shape `(B,)`): Samples that have both modalities; the others contribute 0.
+        reference (`torch.Tensor` of shape `()`): D̄. NaN, a pair never seen so far, makes the penalty 0.
+        beta (`float`): β; 0 minimises the distance itself.
+
+    Returns:
+        `torch.Tensor` of shape `()`.
+    """
+    target = beta * reference.to(distance) if beta else torch.zeros_like(reference, dtype=distance.dtype)
+    counted = valid & ~target.isnan()
+    deviation = torch.where(counted, distance - target.nan_to_num(), torch.zeros_like(distance))
+    return deviation.square().mean()

@@ -1,0 +1,99 @@
+"""What the configs of all our models share."""
+
+import difflib
+from dataclasses import fields
+from typing import Any, ClassVar
+
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# Keyword arguments that `PreTrainedConfig` handles without declaring them as fields.
+_TRANSFORMERS_KEYWORDS = {
+    "_attn_implementation",
+    "_commit_hash",
+    "_name_or_path",
+    "attn_implementation",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "tie_word_embeddings",
+    "torch_dtype",
+}
+
+
+class MultimodalConfigMixin:
+    """Mixed into every config of the package: refuses unknown arguments and checkpoints of another model type.
+
+    transformers accepts any keyword argument silently, so that a misspelt ``wma_aplha=5`` would train the default.
+
+    Class attributes:
+        compatible_model_types (`tuple[str, ...]`): Model types, beside its own, whose ``config.json`` this class reads.
+    """
+
+    model_type: ClassVar[str]
+    compatible_model_types: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def known_arguments(cls) -> set[str]:
+        """Every keyword argument this config accepts."""
+        return {field.name for field in fields(cls)} | _TRANSFORMERS_KEYWORDS  # type: ignore[arg-type]
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        unknown = [key for key in kwargs if key not in self.known_arguments()]
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} has no argument {_with_suggestions(unknown, self.known_arguments())}"
+            )
+        super().__post_init__(**kwargs)  # type: ignore[misc]
+        self.validate_multimodal()
+
+    def validate_multimodal(self) -> None:
+        """Check the fields against each other; called at construction. Raises ValueError naming the field."""
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
+        found = config_dict.get("model_type")
+        if found in cls.compatible_model_types:
+            config_dict = {**config_dict, "model_type": cls.model_type}
+        elif config_dict and found != cls.model_type:
+            readable = ", ".join(repr(name) for name in (cls.model_type, *cls.compatible_model_types))
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a checkpoint of model type {found!r}; {cls.__name__} reads "
+                f"{readable}."
+            )
+        return config_dict, kwargs
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        # A stock config.json may carry fields of older transformers releases; those are no misspelt arguments.
+        known = cls.known_arguments()
+        dropped = sorted(set(config_dict) - known)
+        if dropped:
+            logger.info(f"{cls.__name__} ignores the fields {dropped} of the loaded config.")
+        config_dict = {key: value for key, value in config_dict.items() if key in known}
+        # transformers sets overrides one by one on the finished config; ours must be checked together with the rest.
+        overrides = {field.name for field in fields(cls)} - {"dtype"}  # type: ignore[arg-type]
+        config_dict |= {key: kwargs.pop(key) for key in list(kwargs) if key in overrides}
+        return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weight of each loss component in the total; components not named weigh 1."""
+        return {}
+
+    @property
+    def keys_to_ignore_at_inference(self) -> list[str]:
+        """Outputs that Trainer must not gather in evaluation: all but loss and logits."""
+        return ["losses", "modality_features", "hidden_states", "attentions"]
+
+
+def _with_suggestions(names: list[str], known: set[str]) -> str:
+    parts = []
+    for name in names:
+        close = difflib.get_close_matches(name, sorted(known), n=1)
+        parts.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+    return ", ".join(parts)

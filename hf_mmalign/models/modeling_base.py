@@ -1,0 +1,118 @@
+"""The base contract: what every model of the package takes, returns and exposes."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers.utils import ModelOutput
+
+
+@dataclass(frozen=True)
+class ModalityEmbedding:
+    """One modality of a batch as the tokens that enter the model.
+
+    Args:
+        tokens (`torch.Tensor` of shape `(B, T, d)`): Embedded tokens.
+        mask (`torch.BoolTensor` of shape `(B, T)`): Valid tokens, the ones attended to.
+        content_mask (`torch.BoolTensor` of shape `(B, T)`): The valid tokens that carry the modality's own content;
+            class tokens and separators are valid but no content. A sample whose content is empty misses the modality.
+    """
+
+    tokens: torch.Tensor
+    mask: torch.Tensor
+    content_mask: torch.Tensor
+
+    @property
+    def present(self) -> torch.Tensor:
+        """`(B,)` bool: the samples that have this modality."""
+        return self.content_mask.any(dim=1)
+
+
+ModalityHook = Callable[[dict[str, ModalityEmbedding]], dict[str, ModalityEmbedding]]
+
+
+@dataclass
+class MultimodalOutput(ModelOutput):
+    """Output of every classification and regression model of the package.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*): Weighted sum of `losses`; present where labels were given.
+        logits (`torch.FloatTensor` of shape `(B, num_labels)`): Scores before softmax or sigmoid; regressed values.
+        losses (`dict[str, torch.FloatTensor]`, *optional*): Unweighted value of each loss component, by name.
+        modality_features (`dict[str, torch.FloatTensor]`, *optional*): One `(B, d)` feature per modality, the mean of
+            its encoded content tokens, where `output_modality_features=True`; zero for samples that miss it.
+        hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): As in transformers.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    losses: dict[str, torch.Tensor] | None = None
+    modality_features: dict[str, torch.Tensor] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+def combine_losses(losses: dict[str, torch.Tensor], weights: dict[str, float]) -> torch.Tensor:
+    """The total loss: the one place where components are weighted and summed. Components not in `weights` weigh 1."""
+    return sum(weights.get(name, 1.0) * value for name, value in losses.items())
+
+
+class MultimodalModelMixin:
+    """Mixed into every model. Subclasses implement :meth:`embed_modalities` and :meth:`modality_parameters`.
+
+    `embed_modalities` is the only door between raw inputs and the rest of a model: everything that perturbs, drops or
+    inspects modalities registers a hook there and so works for every model.
+    """
+
+    # Every loss is a mean over samples, which Trainer must divide by the accumulation steps. Without this it takes a
+    # forward with keyword arguments for one that is normalised already and inflates all gradients.
+    accepts_loss_kwargs = False
+
+    def embed_modalities(self, **inputs) -> dict[str, ModalityEmbedding]:
+        """Embed raw inputs; a modality that the whole batch misses may be left out."""
+        raise NotImplementedError
+
+    def modality_parameters(self, name: str) -> Iterator[nn.Parameter]:
+        """The parameters that only modality `name` passes through, for modulation and learning rates of its own."""
+        raise NotImplementedError
+
+    @property
+    def modules_outside_backbone(self) -> list[str]:
+        """Submodules beside the pretrained backbone: PEFT's `modules_to_save`, which it trains and saves whole."""
+        return ["classifier"]
+
+    def register_modality_hook(self, hook: ModalityHook) -> RemovableHandle:
+        """Call `hook(embeddings) -> embeddings` in every forward pass right after :meth:`embed_modalities`.
+
+        Returns a handle whose ``remove()`` takes the hook out again. Hooks run in the order of registration.
+        """
+        hooks = self.__dict__.setdefault("_modality_hooks", OrderedDict())
+        handle = RemovableHandle(hooks)
+        hooks[handle.id] = hook
+        return handle
+
+    def _embed_with_hooks(self, **inputs) -> dict[str, ModalityEmbedding]:
+        embeddings = self.embed_modalities(**inputs)
+        for hook in self.__dict__.get("_modality_hooks", {}).values():
+            embeddings = hook(embeddings)
+        return embeddings
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether something must be measured on the first training batch before any update (see :meth:`calibrate`)."""
+        return False
+
+    def calibrate(self, batches: Iterable[dict]) -> None:
+        """Measure, without gradient and in eval mode, what the losses refer to; `batches` make up one global batch.
+
+        Collective: with torch.distributed initialised, every process must call it.
+        """
+
+    def check_modality(self, name: str) -> None:
+        """Raise ValueError unless the config names this modality."""
+        known = self.config.modalities  # type: ignore[attr-defined]
+        if name not in known:
+            raise ValueError(f"{type(self).__name__} knows the modalities {known}, not {name!r}.")

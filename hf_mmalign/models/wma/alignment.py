@@ -1,0 +1,99 @@
+"""The state and the loss of Wasserstein Modality Alignment inside a one-tower model."""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from transformers.utils import logging
+
+from ...losses.wma import alignment_penalty, transport_distance
+from ..modeling_base import ModalityEmbedding
+from .configuration_wma import WmaFields
+
+logger = logging.get_logger(__name__)
+
+# 1 − cos never exceeds it, so no distance does.
+LARGEST_DISTANCE = 2.0
+
+
+class WassersteinModalityAlignment(nn.Module):
+    """Holds the reference distances D̄ (one per pair of modalities) and computes the regulariser of Eq. 10.
+
+    `reference`, `(P,)` fp32, is a persistent buffer and so part of the checkpoint; NaN marks a pair not calibrated yet.
+    """
+
+    def __init__(self, config: WmaFields):
+        super().__init__()
+        self.pairs = config.modality_pairs
+        self.beta = float(config.wma_beta)
+        self.solver = config.wma_solver
+        self.active = config.wma_alpha > 0 and len(self.pairs) > 0
+        self.batch_reference = config.wma_reference == "batch"
+        self._settled = False
+        self.register_buffer("reference", torch.full((len(self.pairs),), torch.nan))
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether a reference is used and some pair has none yet."""
+        if self._settled or not self.active or self.beta == 0 or self.batch_reference:
+            return False
+        # Remembered, because reading a tensor's value makes the host wait for the device.
+        self._settled = not bool(self.reference.isnan().any())
+        return not self._settled
+
+    def forward(self, encoded: dict[str, ModalityEmbedding]) -> torch.Tensor:
+        """Σ_{m<n} mean_i (D_i^{mn} − β·D̄^{mn})², `()` fp32 (Eq. 10, without α)."""
+        penalties = []
+        for index, (m, n) in enumerate(self.pairs):
+            if m not in encoded or n not in encoded:
+                continue
+            distance, valid = self._distance(encoded[m], encoded[n])
+            reference = self.reference[index]
+            if self.batch_reference and self.beta:
+                reference = self._batch_mean(distance.detach(), valid)
+            penalties.append(alignment_penalty(distance, valid, reference, self.beta))
+        return torch.stack(penalties).sum() if penalties else self.reference.new_zeros(())
+
+    def lacks_reference(self, embeddings: dict[str, ModalityEmbedding]) -> bool:
+        """Whether some sample has both modalities of a pair not calibrated yet."""
+        missing = self.reference.isnan().tolist()
+        return any(
+            absent
+            and m in embeddings
+            and n in embeddings
+            and bool((embeddings[m].present & embeddings[n].present).any())
+            for absent, (m, n) in zip(missing, self.pairs, strict=True)
+        )
+
+    def distance_sums(self, encoded: dict[str, ModalityEmbedding]) -> torch.Tensor:
+        """`(2, P)` fp64: per pair the sum of D over the samples that have both modalities, and their number."""
+        sums = torch.zeros(2, len(self.pairs), dtype=torch.float64, device=self.reference.device)
+        for index, (m, n) in enumerate(self.pairs):
+            if m in encoded and n in encoded:
+                distance, valid = self._distance(encoded[m], encoded[n])
+                sums[0, index] = distance.double().sum()
+                sums[1, index] = valid.sum()
+        return sums
+
+    def set_reference(self, sums: torch.Tensor) -> None:
+        """Fix D̄ of the pairs that have none from accumulated :meth:`distance_sums` of all processes."""
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(sums)
+        mean = (sums[0] / sums[1]).to(self.reference)  # 0 / 0 stays NaN: not calibrated yet
+        self.reference.copy_(torch.where(self.reference.isnan(), mean, self.reference))
+        for (m, n), value in zip(self.pairs, self.reference.tolist(), strict=True):
+            logger.info(f"WMA reference distance between {m} and {n}: {value:.4f}")
+            if self.beta * value > LARGEST_DISTANCE:
+                logger.warning_once(
+                    f"WMA's target for {m} and {n}, wma_beta × reference = {self.beta} × {value:.3f}, lies above 2, the "
+                    "largest cosine distance: it cannot be reached and pushes the modalities apart as far as they go."
+                )
+
+    def _distance(self, x: ModalityEmbedding, y: ModalityEmbedding) -> tuple[torch.Tensor, torch.Tensor]:
+        return transport_distance(x.tokens, y.tokens, x.content_mask, y.content_mask, self.solver)
+
+    def _batch_mean(self, distance: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Mean distance over the samples of this batch that have the pair, all processes together."""
+        sums = torch.stack([distance.sum(), valid.sum().to(distance)])
+        if self.training and dist.is_available() and dist.is_initialized():
+            dist.all_reduce(sums)
+        return sums[0] / sums[1]

@@ -1,0 +1,139 @@
+"""Configs of the one-tower models with Wasserstein Modality Alignment."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import BertConfig, ViltConfig
+
+from ..configuration_base import MultimodalConfigMixin
+
+
+@dataclass(kw_only=True)
+class WmaFields(MultimodalConfigMixin):
+    """The fields that make a one-tower config one with Wasserstein Modality Alignment (Zhi et al., `papers/wma`).
+
+    Args:
+        modalities (`list[str]`, *optional*):
+            Names of the modalities, in order. Defaults to the native ones of the backbone followed by those of
+            `feature_sizes`. `"text"` and `"image"` are native where the backbone has them and `feature_sizes` does not
+            name them.
+        feature_sizes (`dict[str, int]`, *optional*):
+            Width of every modality that comes as a feature sequence; each gets a linear projection and a modality-type
+            embedding.
+        wma_alpha (`float`, defaults to 1.0): α, the weight of the regulariser (Eq. 9). 0 turns it off.
+        wma_beta (`float`, defaults to 1.0):
+            β, the target distance as a multiple of the reference D̄ (Eq. 9). 0 minimises the distance.
+        wma_reference (`str`, defaults to `"first_batch"`):
+            D̄ is the mean distance over the first global training batch before any update, in eval mode, kept in the
+            checkpoint; or, with `"batch"`, the current batch's mean (Eq. 9 read literally; a constant of the gradient).
+        wma_solver (`str`, defaults to `"auto"`):
+            Optimal-transport solver, see [`hf_mmalign.ot.solve`]; `"ipot"` is the paper's.
+        max_text_length (`int`, *optional*):
+            Longest native text in tokens. Beyond the backbone's position table, the table is interpolated linearly to
+            this length; left out, longer texts are refused.
+        cls_token_id, sep_token_id (`int`, defaults to 101 and 102):
+            Ids of the class token and the separator. They are no content of the text: alignment leaves them out, and
+            the class token stands alone where a model or a batch has no native text.
+    """
+
+    native_modalities: ClassVar[tuple[str, ...]] = ()
+
+    modalities: list[str] | None = None
+    feature_sizes: dict[str, int] | None = field(default=None)
+    wma_alpha: float | int = 1.0
+    wma_beta: float | int = 1.0
+    wma_reference: Literal["first_batch", "batch"] = "first_batch"
+    wma_solver: str = "auto"
+    max_text_length: int | None = None
+    cls_token_id: int = 101
+    sep_token_id: int = 102
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.feature_sizes = dict(self.feature_sizes or {})
+        if self.modalities is None:
+            native = [name for name in self.native_modalities if name not in self.feature_sizes]
+            self.modalities = native + list(self.feature_sizes)
+        super().__post_init__(**kwargs)
+
+    def validate_multimodal(self) -> None:
+        if len(set(self.modalities)) != len(self.modalities):
+            raise ValueError(f"modalities names one twice: {self.modalities}")
+        for name in self.modalities:
+            if name not in self.feature_sizes and name not in self.native_modalities:
+                raise ValueError(
+                    f"modalities has {name!r}, which is neither native to {type(self).__name__} "
+                    f"({', '.join(self.native_modalities)}) nor named in feature_sizes ({self.feature_sizes})."
+                )
+        stray = set(self.feature_sizes) - set(self.modalities)
+        if stray:
+            raise ValueError(f"feature_sizes has {sorted(stray)}, which modalities {self.modalities} leaves out.")
+        for name, size in self.feature_sizes.items():
+            if size < 1:
+                raise ValueError(f"feature_sizes[{name!r}] is {size}; a width is at least 1.")
+        if self.wma_alpha < 0 or self.wma_beta < 0:
+            raise ValueError(f"wma_alpha and wma_beta are at least 0, not {self.wma_alpha} and {self.wma_beta}.")
+        if self.max_text_length is not None and self.max_text_length < 2:
+            raise ValueError(f"max_text_length is {self.max_text_length}; a text has at least 2 tokens.")
+
+    def is_native(self, name: str) -> bool:
+        """Whether modality `name` comes raw (token ids, pixels) rather than as a feature sequence."""
+        return name in self.modalities and name not in self.feature_sizes
+
+    @property
+    def modality_kinds(self) -> dict[str, str | int]:
+        """Each modality's kind, in order: `"text"`, `"image"`, or the width of a feature sequence."""
+        return {name: self.feature_sizes.get(name, name) for name in self.modalities}
+
+    @property
+    def modality_pairs(self) -> list[tuple[str, str]]:
+        """Every unordered pair of modalities, in the order of `modalities` (Eq. 10)."""
+        return [(m, n) for i, m in enumerate(self.modalities) for n in self.modalities[i + 1 :]]
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        return {"wma": float(self.wma_alpha)}
+
+
+@strict
+class ViltWmaConfig(WmaFields, ViltConfig):
+    __doc__ = f"""ViLT with Wasserstein Modality Alignment; native text and image, any further feature sequences.
+
+    Takes every argument of [`ViltConfig`] and those below. Reads the `config.json` of a stock ViLT checkpoint.
+
+    {WmaFields.__doc__.split("Args:", 1)[1]}
+    Example:
+
+    ```python
+    >>> from hf_mmalign import ViltWmaConfig, ViltWmaForSequenceClassification
+
+    >>> config = ViltWmaConfig(num_labels=2, wma_alpha=1.0, wma_beta=2.0)
+    >>> model = ViltWmaForSequenceClassification(config)
+    ```
+    """
+
+    model_type = "vilt_wma"
+    compatible_model_types: ClassVar[tuple[str, ...]] = ("vilt",)
+    native_modalities: ClassVar[tuple[str, ...]] = ("text", "image")
+
+
+@strict
+class BertWmaConfig(WmaFields, BertConfig):
+    __doc__ = f"""BERT as a one-tower with Wasserstein Modality Alignment; native text, any further feature sequences.
+
+    Takes every argument of [`BertConfig`] and those below. Reads the `config.json` of a stock BERT checkpoint.
+
+    {WmaFields.__doc__.split("Args:", 1)[1]}
+    Example:
+
+    ```python
+    >>> from hf_mmalign import BertWmaConfig, BertWmaForSequenceClassification
+
+    >>> config = BertWmaConfig(num_labels=2, feature_sizes={{"vision": 371, "audio": 81}}, wma_alpha=5.0, wma_beta=0.6)
+    >>> model = BertWmaForSequenceClassification(config)
+    ```
+    """
+
+    model_type = "bert_wma"
+    compatible_model_types: ClassVar[tuple[str, ...]] = ("bert",)
+    native_modalities: ClassVar[tuple[str, ...]] = ("text",)

