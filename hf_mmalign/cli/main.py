@@ -52,6 +52,8 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("recipe", metavar="RECIPE.yaml")
 
+    command.add_argument("--jobs", type=int, default=1, help="runs at a time, sharing the processors (default: 1)")
+
     command = _add(subparsers, "evaluate", _evaluate, "metrics of a saved folder", _ANY_ARGUMENT)
     command.add_argument("folder", metavar="FOLDER", help="output_dir of a run")
     command.add_argument("--split", default="test", help="split to evaluate (default: test)")
@@ -109,7 +111,7 @@ def _sweep(args, rest: list[str]) -> int:
     from .sweep import read_sweep, run_sweep
 
     recipe, overrides = _read(args, rest)
-    sweep = read_sweep(recipe, overrides)
+    sweep = read_sweep(recipe, overrides, args.jobs)
     run_sweep(sweep)
     print((sweep.folder / "sweep.md").read_text(encoding="utf-8"))
     print(f"saved in {sweep.folder}")

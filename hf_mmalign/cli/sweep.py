@@ -2,23 +2,28 @@
 
 import itertools
 import json
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from ..evaluation.metrics import GREATER_IS_BETTER
-from ..evaluation.report import RobustnessComparison, RobustnessReport, compare
+from ..evaluation.report import RobustnessComparison, RobustnessReport, Score, compare
 from ..reporting.files import write_text
 from ..reporting.plots import plot_heat_map, plot_robustness, save_figure
 from ..reporting.tables import format_score, markdown_table, metric_label
+from .build import read_arguments
 from .recipe import Recipe, RecipeError
-from .run import RESULTS, remove_checkpoints, train
+from .run import RESULTS, remove_checkpoints, robustness, train
 
 _SECTION_KEYS = ("variants", "seeds", "selection_seeds")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One setting of a variant: its argument values."""
 
@@ -40,22 +45,24 @@ class Sweep:
         variants (`dict[str, list[Cell]]`): The cells of each variant; more than one make a grid to select from.
         seeds (`list[int]`): Training seeds of each variant's selected cell.
         selection_seeds (`list[int]`): Training seeds with which the cells of a grid are compared on validation.
+        jobs (`int`): Runs at a time, each in a process of its own with its share of the processors.
     """
 
     recipe: Recipe
     variants: dict[str, list[Cell]]
     seeds: list[int]
     selection_seeds: list[int]
+    jobs: int = 1
 
     @property
     def folder(self) -> Path:
         return Path(self.recipe.values["output_dir"])
 
 
-def read_sweep(recipe: Recipe, overrides: dict[str, Any]) -> Sweep:
+def read_sweep(recipe: Recipe, overrides: dict[str, Any], jobs: int = 1) -> Sweep:
     """The sweep of a recipe's `sweep` section and of command-line lists, which span a grid.
 
-    Raises RecipeError for an unknown key in the section.
+    Raises RecipeError, before anything runs, for an unknown key in the section or in a variant.
     """
     section = dict(recipe.sweep)
     unknown = set(section) - set(_SECTION_KEYS)
@@ -68,7 +75,10 @@ def read_sweep(recipe: Recipe, overrides: dict[str, Any]) -> Sweep:
     recipe = recipe.override({k: v for k, v in overrides.items() if k not in grid}, "the command line")
     variants = section.get("variants") or {recipe.path.stem: {}}
     cells = {name: _cells(name, (values or {}) | grid) for name, values in variants.items()}
-    return Sweep(recipe, cells, seeds, selection_seeds if isinstance(selection_seeds, list) else [selection_seeds])
+    selection_seeds = selection_seeds if isinstance(selection_seeds, list) else [selection_seeds]
+    for cell in itertools.chain(*cells.values()):
+        read_arguments(recipe.override(dict(cell.values), f"{recipe.path}: variant {cell.variant}"))
+    return Sweep(recipe, cells, seeds, selection_seeds, jobs)
 
 
 def _cells(variant: str, values: dict[str, Any]) -> list[Cell]:
@@ -84,49 +94,110 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
     Writes `sweep.json`, `sweep.md` and plots into the sweep's folder and returns what `sweep.json` holds. A run whose
     folder holds `results.json` is not run again; one that was killed goes on from its last whole checkpoint.
     """
+    grids = [cell for cells in sweep.variants.values() if len(cells) > 1 for cell in cells]
+    _run_all(sweep, [Run(sweep, cell, seed, robustness=False) for cell in grids for seed in sweep.selection_seeds])
+    selected = {variant: _select(sweep, cells) for variant, cells in sweep.variants.items()}
+    _run_all(sweep, [Run(sweep, cell, seed) for cell, _ in selected.values() for seed in sweep.seeds])
     outcome: dict[str, Any] = {"variants": {}}
-    for variant, cells in sweep.variants.items():
-        scores = {}
-        if len(cells) > 1:
-            for cell in cells:
-                results = [_run(sweep, cell, seed, robustness=seed in sweep.seeds) for seed in sweep.selection_seeds]
-                scores[cell] = fmean(result["validation"][result["primary_metric"]] for result in results)
-                metric = results[0]["primary_metric"]
-            best = (max if GREATER_IS_BETTER[metric] else min)(scores, key=scores.get)
-        else:
-            best = cells[0]
-        results = {seed: _run(sweep, best, seed, robustness=True) for seed in sweep.seeds}
+    for variant, (cell, scores) in selected.items():
+        runs = {seed: Run(sweep, cell, seed) for seed in sweep.seeds}
         outcome["variants"][variant] = {
-            "selected": dict(best.values),
+            "selected": dict(cell.values),
             "grid": [{**dict(cell.values), "validation": score} for cell, score in scores.items()],
-            "runs": {str(seed): result for seed, result in results.items()},
-            "folders": [str(_folder(sweep, best, seed)) for seed in sweep.seeds],
+            "runs": {str(seed): run.results() for seed, run in runs.items()},
+            "folders": [str(run.folder) for run in runs.values()],
         }
-        outcome["primary_metric"] = next(iter(results.values()))["primary_metric"]
+        outcome["primary_metric"] = runs[sweep.seeds[0]].results()["primary_metric"]
     _report(sweep, outcome)
     return outcome
 
 
-def _folder(sweep: Sweep, cell: Cell, seed: int) -> Path:
-    return sweep.folder / cell.variant / cell.name / f"seed={seed}"
+@dataclass(frozen=True)
+class Run:
+    """One training of a sweep: a cell and a seed. Cells that are only compared need no robustness evaluation."""
+
+    sweep: Sweep
+    cell: Cell
+    seed: int
+    robustness: bool = True
+
+    @property
+    def folder(self) -> Path:
+        folder = self.sweep.folder / self.cell.variant
+        if len(self.sweep.variants[self.cell.variant]) > 1:
+            folder /= self.cell.name
+        return folder / f"seed={self.seed}"
+
+    @property
+    def trained(self) -> bool:
+        return (self.folder / RESULTS).exists()
+
+    @property
+    def finished(self) -> bool:
+        wanted = self.robustness and self.sweep.recipe.values.get("robustness", True)
+        return self.trained and (not wanted or (self.folder / "robustness.json").exists())
+
+    def results(self) -> dict[str, Any]:
+        """What the finished run reported."""
+        return json.loads((self.folder / RESULTS).read_text(encoding="utf-8"))
+
+    def execute(self) -> None:
+        """Train, or go on with a training that was killed; of a trained one, evaluate what is still missing."""
+        if self.trained:
+            robustness(self.folder, "test")
+            return
+        values = {"seed": self.seed, "output_dir": str(self.folder), "resume_from_checkpoint": "true"}
+        if not self.robustness:
+            values["robustness"] = False
+        train(self.sweep.recipe.override(dict(self.cell.values) | values, f"variant {self.cell.variant}"))
+        remove_checkpoints(self.folder)
+
+    def execute_logged(self) -> None:
+        """:meth:`execute` with its output in `log.txt`, for runs side by side."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "log.txt", "a", encoding="utf-8") as log:
+            os.dup2(log.fileno(), sys.stdout.fileno())
+            os.dup2(log.fileno(), sys.stderr.fileno())
+            self.execute()
+
+    def __str__(self) -> str:
+        return f"{self.cell.variant} {self.cell.name} seed {self.seed}"
 
 
-def _run(sweep: Sweep, cell: Cell, seed: int, robustness: bool) -> dict[str, Any]:
-    folder = _folder(sweep, cell, seed)
-    finished = folder / RESULTS
-    if finished.exists() and (not robustness or (folder / "robustness.json").exists() or not _wants_robustness(sweep)):
-        return json.loads(finished.read_text(encoding="utf-8"))
-    print(f"\n== {cell.variant}: {cell.name}, seed {seed} -> {folder}", flush=True)
-    values = dict(cell.values) | {"seed": seed, "output_dir": str(folder), "resume_from_checkpoint": "true"}
-    if not robustness:
-        values["robustness"] = False
-    results = train(sweep.recipe.override(values, f"variant {cell.variant}"))
-    remove_checkpoints(folder)
-    return results
+def _run_all(sweep: Sweep, runs: list[Run]) -> None:
+    pending = [run for run in runs if not run.finished]
+    if sweep.jobs == 1:
+        for number, run in enumerate(pending, 1):
+            print(f"\n== Run {number} of {len(pending)}: {run} -> {run.folder}", flush=True)
+            run.execute()
+        return
+    threads = max(1, (os.cpu_count() or 1) // sweep.jobs)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read by the new processes when they import torch
+    # A process per run: nothing of one run, its random state or its caches, can reach the next.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(sweep.jobs, mp_context=context, max_tasks_per_child=1) as pool:
+        futures = {pool.submit(run.execute_logged): run for run in pending}
+        for number, future in enumerate(as_completed(futures), 1):
+            run = futures[future]
+            try:
+                future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                print(f"hf-mmalign: {run} failed, see {run.folder / 'log.txt'}", file=sys.stderr)
+                raise
+            print(f"== {number} of {len(pending)} done: {run} -> {run.folder}", flush=True)
 
 
-def _wants_robustness(sweep: Sweep) -> bool:
-    return sweep.recipe.values.get("robustness", True)
+def _select(sweep: Sweep, cells: list[Cell]) -> tuple[Cell, dict[Cell, float]]:
+    """The best cell on validation, and the score of each; a variant of one cell has nothing to select."""
+    if len(cells) == 1:
+        return cells[0], {}
+    scores, metric = {}, ""
+    for cell in cells:
+        results = [Run(sweep, cell, seed).results() for seed in sweep.selection_seeds]
+        metric = results[0]["primary_metric"]
+        scores[cell] = fmean(result["validation"][metric] for result in results)
+    return (max if GREATER_IS_BETTER[metric] else min)(scores, key=scores.__getitem__), scores
 
 
 def _report(sweep: Sweep, outcome: dict[str, Any]) -> None:
@@ -163,8 +234,6 @@ def _selection_text(sweep: Sweep, outcome: dict[str, Any]) -> str:
 
 
 def _score_table(outcome: dict[str, Any], metric: str) -> str:
-    from ..evaluation.report import Score
-
     rows = []
     for name, variant in outcome["variants"].items():
         runs = variant["runs"].values()

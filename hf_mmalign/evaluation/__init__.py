@@ -1,0 +1,1 @@
+"""Metrics, perturbations and robustness reports."""

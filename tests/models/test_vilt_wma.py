@@ -217,3 +217,13 @@ def test_loading_a_stock_checkpoint_does_not_warn_of_its_type(stock_folder, capl
         warnings.simplefilter("error")
         ViltWmaForSequenceClassification.from_pretrained(stock_folder)
     assert "to instantiate a model of type" not in caplog.text
+
+
+def test_masking_the_text_out_equals_having_none():
+    from hf_mmalign.evaluation.perturbation import MissingModality, perturbed
+
+    model = build().eval()
+    batch = ragged_batch()
+    absent = batch | {"attention_mask": torch.zeros_like(batch["attention_mask"])}
+    with perturbed(model, MissingModality("text", mode="mask")):
+        torch.testing.assert_close(model(**batch).logits, model(**absent).logits)

@@ -134,17 +134,16 @@ class OneTowerModelMixin(MultimodalModelMixin):
         """
         # Text comes first, so that its class token heads the sequence as in the backbone's pretraining.
         names = sorted(embeddings, key=lambda name: not (name == "text" and self.config.is_native("text")))
-        first = embeddings[names[0]]
         tokens, masks = [embeddings[name].tokens for name in names], [embeddings[name].mask for name in names]
-        offset = 0
+        batch_size, offset = tokens[0].shape[0], 0
         if not (names[0] == "text" and self.config.is_native("text")):
-            tokens.insert(0, self._class_token(first.tokens.shape[0]))
-            masks.insert(0, first.mask.new_ones(first.mask.shape[0], 1))
+            tokens.insert(0, self._class_token(batch_size))
+            masks.insert(0, masks[0].new_ones(batch_size, 1))
             offset = 1
         sequence = torch.cat(tokens, dim=1)
-        attention_mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=sequence, attention_mask=torch.cat(masks, dim=1)
-        )
+        # The class token belongs to no modality: it stays even where a hook has masked out all of the text.
+        mask = torch.cat([masks[0].new_ones(batch_size, 1), torch.cat(masks, dim=1)[:, 1:]], dim=1)
+        attention_mask = create_bidirectional_mask(config=self.config, inputs_embeds=sequence, attention_mask=mask)
         output = self._encode_sequence(sequence, attention_mask, **output_flags)
         hidden, encoded = output.last_hidden_state, {}
         for name in names:

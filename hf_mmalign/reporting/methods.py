@@ -1,0 +1,82 @@
+"""The methods of this package and the papers they come from, for model cards."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A reference, as far as the paper's own text gives it."""
+
+    title: str
+    authors: str
+
+    def __str__(self) -> str:
+        return f"{self.authors}: *{self.title}*."
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a model was trained.
+
+    Args:
+        label (`str`): Its name in headings.
+        tag (`str`): Its tag on the Hub.
+        summary (`str`): What it does, for someone who has not read the paper.
+        settings (`tuple[str, ...]`): The config's fields that belong to it, which a card states.
+        paper (`Paper`, *optional*): Where it comes from.
+    """
+
+    label: str
+    tag: str
+    summary: str
+    settings: tuple[str, ...] = ()
+    paper: Paper | None = None
+
+
+_WMA_PAPER = Paper(
+    "Wasserstein Modality Alignment Makes Your Multimodal Transformer More Robust",
+    "Zhuo Zhi, Ziquan Liu, Qiangqiang Wu, Miguel Rodrigues",
+)
+
+METHODS: dict[str, Method] = {
+    "plain": Method(
+        "plain fine-tuning",
+        "fine-tuning",
+        "All modalities are embedded, concatenated and encoded by one transformer, which is fine-tuned on the task "
+        "loss alone: the baseline of the methods of this package.",
+    ),
+    "minimise_ot": Method(
+        "minimised optimal-transport distance",
+        "minimise-ot",
+        "All modalities are embedded, concatenated and encoded by one transformer. Beside the task loss, the "
+        "optimal-transport distance between the encoded tokens of each pair of modalities is minimised: the ablation "
+        "β = 0 of Wasserstein Modality Alignment. Nothing is added at inference.",
+        ("wma_alpha", "wma_beta"),
+        _WMA_PAPER,
+    ),
+    "wma": Method(
+        "Wasserstein Modality Alignment (WMA)",
+        "wasserstein-modality-alignment",
+        "All modalities are embedded, concatenated and encoded by one transformer. Beside the task loss, the "
+        "optimal-transport distance between the encoded tokens of each pair of modalities is held at β times its value "
+        "before training, with weight α. Nothing is added at inference.",
+        ("wma_alpha", "wma_beta"),
+        _WMA_PAPER,
+    ),
+}
+
+
+def method_of(config: Any) -> str:
+    """The key in `METHODS` of the method that a model's config describes.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    if not hasattr(config, "wma_alpha"):
+        raise ValueError(
+            f"A config of type {config.model_type!r} does not tell its method; it is one of {list(METHODS)}."
+        )
+    if config.wma_alpha == 0:
+        return "plain"
+    return "minimise_ot" if config.wma_beta == 0 else "wma"

@@ -1,0 +1,256 @@
+"""The model card: what a saved model is, how to load it, how it was made and how well it does."""
+
+import math
+import os
+import platform
+import re
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..evaluation.metric_names import GREATER_IS_BETTER, METRICS
+from ..evaluation.report import RobustnessReport
+from .files import write_text
+from .methods import METHODS, method_of
+from .tables import format_score, markdown_table, metric_label
+
+_TEMPLATE = Path(__file__).with_name("model_card_template.md")
+_TASKS = {
+    "single_label_classification": "classification",
+    "multi_label_classification": "multi-label classification",
+    "regression": "regression",
+}
+_LIBRARIES = ("hf-mmalign", "torch", "transformers", "accelerate", "datasets", "peft")
+
+
+def write_model_card(
+    folder: str | os.PathLike,
+    model: torch.nn.Module,
+    *,
+    dataset_name: str,
+    results: Mapping[str, Any],
+    robustness: RobustnessReport | None = None,
+    robustness_split: str = "test",
+    recipe: Mapping[str, Any] | None = None,
+    method: str | None = None,
+    base_model: str | None = None,
+    repo_id: str | None = None,
+    license: str = "apache-2.0",
+) -> Path:
+    """Write `README.md` into a saved model's folder, with metadata that the Hub accepts (`model-index` included).
+
+    Args:
+        folder: The folder `save_pretrained` wrote. A `robustness.png` in it is shown in the card.
+        model (`torch.nn.Module`): The model saved there; its config tells task, modalities and method.
+        dataset_name (`str`): The training data, as people call them, e.g. `"Hateful Memes"`.
+        results (`Mapping[str, Any]`): As in `results.json`: each split's clean metrics under its name, e.g.
+            `{"test": {"auroc": 0.74}}`. Losses, `"train"` and entries that are no mapping are not for the card.
+        robustness ([`RobustnessReport`], *optional*): Its table goes into the card, its primary metric into the
+            metadata.
+        robustness_split (`str`, *optional*, defaults to `"test"`): The split the report was made on.
+        recipe (`Mapping[str, Any]`, *optional*): Settings of the training run, printed in full, with absolute paths cut
+            to their last part, as they mean nothing elsewhere.
+        method (`str`, *optional*): A key of :data:`hf_mmalign.reporting.methods.METHODS`; read from the config by
+            default.
+        base_model (`str`, *optional*): Hub id of the checkpoint that training started from, by default the recipe's
+            `model_name_or_path`. A local folder is left out, as nobody else has it.
+        repo_id (`str`, *optional*): Where the model will be on the Hub; the folder's name stands for it otherwise.
+        license (`str`, *optional*, defaults to `"apache-2.0"`): The licence of the weights, which is for the owners of
+            the base model and the data to allow.
+
+    Raises:
+        ValueError: If the method or the problem type is unknown, or a result is no number.
+    """
+    folder, config = Path(folder), model.config
+    if config.problem_type not in _TASKS:
+        raise ValueError(f"config.problem_type is one of {list(_TASKS)}, not {config.problem_type!r}.")
+    method = method or method_of(config)
+    if method not in METHODS:
+        raise ValueError(f"method is one of {list(METHODS)}, not {method!r}.")
+    scores = _scores(results)
+    name = (repo_id or folder.resolve().name).rsplit("/", 1)[-1]
+    base_model = _hub_id(base_model or (recipe or {}).get("model_name_or_path"))
+    metrics = dict.fromkeys(metric for split in scores.values() for metric in split)
+    shown = metrics | dict.fromkeys(robustness.metric_names if robustness else [])
+    card_data = ModelCardData(
+        model_name=name,
+        base_model=base_model,
+        library_name="hf-mmalign",
+        license=license,
+        pipeline_tag=_pipeline_tag(config),
+        datasets=[_hub_name(dataset_name)],
+        metrics=list(metrics) or None,
+        tags=[
+            "hf-mmalign",
+            "multimodal",
+            METHODS[method].tag,
+            *(_hub_name(modality) for modality in config.modalities),
+        ],
+        eval_results=_eval_results(config, dataset_name, scores, robustness, robustness_split) or None,
+    )
+    card = ModelCard.from_template(
+        card_data,
+        template_path=str(_TEMPLATE),
+        model_name=name,
+        class_name=type(model).__name__,
+        task=_TASKS[config.problem_type],
+        modalities=_listed(config.modalities),
+        dataset_name=dataset_name,
+        method=METHODS[method],
+        base_model=base_model,
+        settings=_listed([f"`{field}` = {getattr(config, field)}" for field in METHODS[method].settings]),
+        usage=usage_snippet(config, repo_id or name),
+        results=_results_table(scores),
+        robustness=robustness and _robustness_section(folder, robustness),
+        definitions=[(METRICS[metric].label, METRICS[metric].definition) for metric in shown if metric in METRICS],
+        recipe=recipe and _recipe_text(recipe),
+        environment=_environment(),
+        unnamed_classes=config.problem_type != "regression" and config.id2label.get(0) == "LABEL_0",
+    )
+    return write_text(folder / "README.md", str(card).rstrip() + "\n")
+
+
+def usage_snippet(config: Any, repository: str) -> str:
+    """Python that loads a saved model and predicts for one sample, ready to run."""
+    native = [name for name in config.modalities if name not in config.feature_sizes]
+    sample = {"text": 'text=["a sentence"],', "image": 'images=[Image.new("RGB", (224, 224))],  # your picture'}
+    arguments = [sample[name] for name in native]
+    if config.feature_sizes:
+        widths = [f'"{name}": [np.zeros((20, {size}))]' for name, size in config.feature_sizes.items()]
+        arguments.append(f"features={{{', '.join(widths)}}},  # (time, width) each")
+    imports = [
+        "import hf_mmalign  # makes the Auto classes know this model",
+        *(["import numpy as np"] if config.feature_sizes else []),
+        "import torch",
+        *(["from PIL import Image"] if "image" in native else []),
+        "from transformers import AutoModelForSequenceClassification",
+    ]
+    reading = {
+        "single_label_classification": "    probabilities = model(**inputs).logits.softmax(dim=-1)[0]\n"
+        "print(model.config.id2label[int(probabilities.argmax())], float(probabilities.max()))",
+        "multi_label_classification": "    probabilities = model(**inputs).logits.sigmoid()[0]\n"
+        "print([model.config.id2label[i] for i, p in enumerate(probabilities.tolist()) if p >= 0.5])",
+        "regression": "    values = model(**inputs).logits[0]\nprint(values.tolist())",
+    }
+    lines = [
+        *imports,
+        "",
+        f'model = AutoModelForSequenceClassification.from_pretrained("{repository}").eval()',
+        f'processor = hf_mmalign.MultimodalProcessor.from_pretrained("{repository}")',
+        "inputs = processor(",
+        *(f"    {argument}" for argument in arguments),
+        ")",
+        "with torch.no_grad():",
+        reading[config.problem_type],
+    ]
+    return "\n".join(lines)
+
+
+def _scores(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The clean metrics by split; a loss is no score to compare models by."""
+    scores: dict[str, dict[str, float]] = {}
+    for split, values in results.items():
+        if split == "train" or not isinstance(values, Mapping):
+            continue
+        scores[split] = {
+            name: value for name, value in values.items() if name != "loss" and not name.startswith("loss_")
+        }
+        for name, value in scores[split].items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"results[{split!r}][{name!r}] is no number but {value!r}.")
+    return scores
+
+
+def _hub_id(name: str | None) -> str | None:
+    """A repository id; None for a local folder, or for what can be no id."""
+    if name is None or Path(name).exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, flags=re.ASCII):
+        return None
+    return name
+
+
+def _recipe_text(recipe: Mapping[str, Any]) -> str:
+    def portable(value: Any) -> Any:
+        return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
+
+    values = {key: portable(value) for key, value in recipe.items()}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100).rstrip()
+
+
+def _eval_results(
+    config: Any,
+    dataset_name: str,
+    scores: Mapping[str, Mapping[str, float]],
+    robustness: RobustnessReport | None,
+    robustness_split: str,
+) -> list[EvalResult]:
+    def result(split: str, metric: str, value: float, test: str = "") -> EvalResult:
+        return EvalResult(
+            task_type=_pipeline_tag(config) or "other",
+            task_name=_TASKS[config.problem_type],
+            dataset_type=_hub_name(dataset_name),
+            dataset_name=dataset_name,
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=f"{metric_label(metric)}{test}",
+            metric_value=round(float(value), 6),
+        )
+
+    found = [result(split, metric, value) for split, metrics in scores.items() for metric, value in metrics.items()]
+    if robustness:
+        primary = robustness.settings.primary_metric
+        disturbed = [condition for condition in robustness.table_conditions() if condition.kind != "clean"]
+        means = [(condition, robustness.scores[condition][primary].mean) for condition in disturbed]
+        found += [result(robustness_split, primary, mean, f" ({condition.label()})") for condition, mean in means]
+    # An undefined value is no result, and NaN in the metadata would make the Hub refuse the card.
+    return [entry for entry in found if math.isfinite(entry.metric_value)]
+
+
+def _results_table(scores: Mapping[str, Mapping[str, float]]) -> str:
+    metrics = dict.fromkeys(metric for values in scores.values() for metric in values)
+    if not metrics:
+        return ""
+    header = ["split", *(metric_label(metric, GREATER_IS_BETTER.get(metric)) for metric in metrics)]
+    rows = [[split, *(format_score(v.get(metric, math.nan)) for metric in metrics)] for split, v in scores.items()]
+    return markdown_table(header, rows).rstrip()
+
+
+def _robustness_section(folder: Path, report: RobustnessReport) -> dict[str, str | None]:
+    return {
+        "description": report.description(),
+        "table": report.table().rstrip(),
+        "picture": "robustness.png" if (folder / "robustness.png").is_file() else None,
+        "picture_text": f"{metric_label(report.settings.primary_metric)} with noisy and missing modalities",
+    }
+
+
+def _pipeline_tag(config: Any) -> str | None:
+    """The nearest task of the Hub's fixed list, which has none for several modalities at once."""
+    if config.problem_type == "regression":
+        return None
+    if "image" in config.modalities:
+        return "image-classification"
+    return "text-classification" if "text" in config.modalities else None
+
+
+def _hub_name(name: str) -> str:
+    """A name in the Hub's alphabet for data sets and tags: `Hateful Memes` becomes `hateful-memes`."""
+    return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-").lower() or "unnamed"
+
+
+def _environment() -> str:
+    parts = [f"Python {platform.python_version()}"]
+    for library in _LIBRARIES:
+        try:
+            parts.append(f"{library} {version(library)}")
+        except PackageNotFoundError:  # hf-mmalign run from a checkout that was not installed
+            continue
+    return ", ".join(parts)
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(", ".join(part) for part in (names[:-1], names[-1:]) if part)

@@ -1,0 +1,118 @@
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from hf_mmalign.cli.build import read_arguments
+from hf_mmalign.cli.recipe import RecipeError, load_recipe, parse_overrides, split_arguments
+
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").rglob("*.yaml"))
+
+
+@dataclass
+class Numbers:
+    rate: float = 0.1
+    steps: int = 1
+    ratios: list[float] = field(default_factory=list)
+    size: int | list[int] = 4
+    name: str | None = None
+
+
+def write(folder: Path, text: str, name: str = "recipe.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def parse(folder: Path, text: str) -> dict:
+    recipe = load_recipe(write(folder, text))
+    del recipe.values["output_dir"]
+    return split_arguments(recipe, {"numbers": Numbers})["numbers"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_recipe_of_the_repository_is_valid(path):
+    from hf_mmalign.cli.sweep import read_sweep
+
+    recipe = load_recipe(path)
+    read_arguments(recipe)
+    read_sweep(recipe, {})
+
+
+def test_values_become_what_the_field_asks_for(tmp_path):
+    text = "rate: 2e-5\nsteps: 3\nratios: [0, 0.5, 1]\nsize: 8\nname: null\n"
+    assert parse(tmp_path, text) == {"rate": 2e-5, "steps": 3, "ratios": [0.0, 0.5, 1.0], "size": 8, "name": None}
+    assert parse(tmp_path, "rate: 1\nratios: 0.5\n") == {"rate": 1.0, "ratios": [0.5]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ratee: 1\n", r"recipe.yaml: unknown key 'ratee'. Did you mean 'rate'\?"),
+        ("rate: fast\n", r"rate is 'fast' \(str\); expected float"),
+        ("steps: 1.5\n", r"steps is 1.5 \(float\); expected int"),
+        ("ratios: [a]\n", r"ratios is \['a'\]"),
+        ("- a list\n", "key: value"),
+        ("a: [\n", "no YAML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, text, message):
+    with pytest.raises(RecipeError, match=message):
+        parse(tmp_path, text)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(RecipeError, match=r"nowhere\.yaml"):
+        load_recipe(tmp_path / "nowhere.yaml")
+
+
+def test_a_recipe_builds_on_its_base_and_the_command_line_wins(tmp_path):
+    write(tmp_path, "rate: 0.5\nsteps: 2\noutput_dir: elsewhere\n", "base.yaml")
+    recipe = load_recipe(write(tmp_path, "base: base.yaml\nsteps: 3\n", "child.yaml"))
+    recipe = recipe.override(parse_overrides(["--rate", "7e-1"]), "the command line")
+    assert split_arguments(recipe.override({"output_dir": None}, ""), {"n": WithOutput})["n"] == {
+        "rate": 0.7,
+        "steps": 3,
+        "output_dir": None,
+    }
+    assert load_recipe(tmp_path / "child.yaml").values["output_dir"].endswith("child")
+
+
+@dataclass
+class WithOutput(Numbers):
+    output_dir: str | None = None
+
+
+def test_errors_say_where_a_value_came_from(tmp_path):
+    recipe = load_recipe(write(tmp_path, "rate: 1\n")).override({"steps": "many"}, "the command line")
+    with pytest.raises(RecipeError, match="the command line: steps"):
+        split_arguments(recipe, {"n": WithOutput})
+
+
+def test_overrides():
+    words = ["--rate", "2e-5", "--fp16", "--modalities", "text", "image", "--name=x", "--weight-decay", "-1", "--d", "{a: 1}"]
+    assert parse_overrides(words) == {
+        "rate": "2e-5",
+        "fp16": True,
+        "modalities": ["text", "image"],
+        "name": "x",
+        "weight_decay": -1,
+        "d": {"a": 1},
+    }
+    with pytest.raises(RecipeError, match="stands before"):
+        parse_overrides(["0.5"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dataset: digits-views\n", "'model_type' is missing"),
+        ("model_type: vilt_wma\n", "'dataset' is missing"),
+        ("model_type: vilt_wmaa\ndataset: digits-views\n", "model_type 'vilt_wmaa' is unknown"),
+        ("model_type: vilt_wma\ndataset: digits-views\nwma_aplha: 1\n", "Did you mean 'wma_alpha'"),
+        ("model_type: vilt_wma\ndataset: digits-views\nlearning_rat: 1\n", "Did you mean 'learning_rate'"),
+    ],
+)
+def test_recipes_are_checked_as_a_whole(tmp_path, text, message):
+    with pytest.raises(RecipeError, match=message):
+        read_arguments(load_recipe(write(tmp_path, text)))
