@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import AutoModelForSequenceClassification, set_seed
 from transformers.utils import logging
@@ -99,7 +100,8 @@ def evaluate(folder: str | Path, split: str, overrides: dict[str, Any] | None = 
     """Metrics of a saved run on one split, also written to `evaluation_<split>.json` in the folder."""
     model, processor, arguments, dataset = load_run(folder, overrides)
     _check_split(dataset, split)
-    training = _training_arguments(arguments.training | {"output_dir": str(folder), "report_to": "none"})
+    no_training = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    training = _training_arguments(arguments.training | {"output_dir": str(folder)} | no_training)
     trainer = MultimodalTrainer(
         model,
         training,
@@ -126,7 +128,8 @@ def robustness(folder: str | Path, split: str, overrides: dict[str, Any] | None 
 
 
 def _training_arguments(values: dict[str, Any]) -> MultimodalTrainingArguments:
-    defaults = {"report_to": "none", "save_total_limit": 2}
+    # Pinning memory without an accelerator only warns.
+    defaults = {"report_to": "none", "save_total_limit": 2, "dataloader_pin_memory": torch.accelerator.is_available()}
     try:
         return MultimodalTrainingArguments(**defaults | values)
     except (TypeError, ValueError) as error:

@@ -90,7 +90,19 @@ def test_errors_say_where_a_value_came_from(tmp_path):
 
 
 def test_overrides():
-    words = ["--rate", "2e-5", "--fp16", "--modalities", "text", "image", "--name=x", "--weight-decay", "-1", "--d", "{a: 1}"]
+    words = [
+        "--rate",
+        "2e-5",
+        "--fp16",
+        "--modalities",
+        "text",
+        "image",
+        "--name=x",
+        "--weight-decay",
+        "-1",
+        "--d",
+        "{a: 1}",
+    ]
     assert parse_overrides(words) == {
         "rate": "2e-5",
         "fp16": True,

@@ -1,0 +1,92 @@
+"""From rows of a data set to a batch of a model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import DataError
+from .processor import MultimodalProcessor
+
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+
+
+class MultimodalCollator:
+    """Collates rows as :func:`load_multimodal_dataset` gives them.
+
+    A modality missing from a row is None (or a sequence of length 0); its mask is 0 throughout the row. Columns other than
+    the modalities and `label` are ignored.
+
+    Args:
+        processor (`MultimodalProcessor`): Makes the tensors.
+        modalities (`Mapping[str, str | int]`): The columns to use, each with its kind, as :func:`modalities_of` says:
+            `"text"`, `"image"`, or the feature width D.
+        problem_type (`str`): `single_label_classification`, `multi_label_classification` or `regression`.
+        num_labels (`int`): Number of classes; for `multi_label_classification` the width of the label vector.
+    """
+
+    def __init__(
+        self,
+        processor: MultimodalProcessor,
+        modalities: Mapping[str, str | int],
+        problem_type: str,
+        num_labels: int,
+    ):
+        if problem_type not in PROBLEM_TYPES:
+            raise ValueError(f"problem_type must be one of {PROBLEM_TYPES}, not {problem_type!r}")
+        if not isinstance(modalities, Mapping) or not modalities:
+            raise TypeError(
+                "modalities must map at least one column to 'text', 'image' or its feature width, as modalities_of() "
+                f"does; got {modalities!r}"
+            )
+        self.processor = processor
+        self.modalities = dict(modalities)
+        self.problem_type = problem_type
+        self.num_labels = num_labels
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Make a batch of B rows.
+
+        Returns:
+            The keys of :meth:`MultimodalProcessor.__call__` for the modalities in use, and `labels` unless no row has any:
+            (B,) int64, (B, num_labels) float32 of zeros and ones, or (B,) float32, by problem type.
+        """
+        inputs: dict[str, Any] = {}
+        features = {}
+        for name, kind in self.modalities.items():
+            values = [row[name] for row in rows]
+            if kind == "text":
+                inputs["text"] = [value if value is None else str(value) for value in values]
+            elif kind == "image":
+                inputs["images"] = values
+            else:
+                # The empty sequence carries the width, for a batch in which every row lacks the modality.
+                features[name] = [_absent(kind) if value is None else value for value in values]
+        if features:
+            inputs["features"] = features
+        batch = dict(self.processor(**inputs))
+        labels = self._labels([row.get("label") for row in rows])
+        if labels is not None:
+            batch["labels"] = labels
+        return batch
+
+    def _labels(self, labels: list[Any]) -> Tensor | None:
+        missing = sum(label is None for label in labels)
+        if missing == len(labels):
+            return None
+        if missing:
+            raise DataError(f"{missing} of the batch's {len(labels)} rows have no label", field="label")
+        if self.problem_type == "regression":
+            return torch.tensor(labels, dtype=torch.float32)
+        if self.problem_type == "single_label_classification":
+            return torch.tensor(labels, dtype=torch.long)
+        multi_hot = torch.zeros(len(labels), self.num_labels)
+        for row, classes in enumerate(labels):
+            multi_hot[row, torch.as_tensor(classes, dtype=torch.long)] = 1
+        return multi_hot
+
+
+def _absent(width: Any) -> np.ndarray:
+    return np.zeros((0, width), dtype=np.float32)

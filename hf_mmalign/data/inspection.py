@@ -1,0 +1,115 @@
+"""What is in a data set: sizes, shapes, lengths, label distribution, missing values; streamed, nothing is kept."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from datasets import Dataset, DatasetDict
+
+from .schema import label_names_of, modalities_of, problem_type_of
+from .validation import column_batches, feature_chunks, flat_labels, image_sources
+
+
+def inspect_dataset(dataset: DatasetDict) -> dict[str, Any]:
+    """Describe a data set as :func:`load_multimodal_dataset` returns it.
+
+    Returns:
+        A JSON-ready dict: `problem_type`, `modalities` (kinds), and for each split `rows`, `modalities` and `label`.
+        A feature sequence has `width`, `missing`, `length` (steps), `value` (its numbers, without NaN and Inf) and
+        `nonfinite` (their count); a text has `missing`, `length` (words) and `distinct`; an image has `missing`,
+        `height` and `width` (pixels, each file once) and `mode`. `length`, `height`, … are dicts of min, mean and max.
+    """
+    modalities = modalities_of(dataset)
+    names = label_names_of(dataset)
+    report: dict[str, Any] = {"problem_type": problem_type_of(dataset), "modalities": modalities, "splits": {}}
+    for split, data in dataset.items():
+        described = {name: _describe(data, name, kind) for name, kind in modalities.items()}
+        report["splits"][str(split)] = {"rows": len(data), "modalities": described, "label": _labels(data, names)}
+    return report
+
+
+def _describe(data: Dataset, name: str, kind: str | int) -> dict[str, Any]:
+    if kind == "text":
+        return _text(data, name)
+    if kind == "image":
+        return _images(data, name)
+    return _features(data, name)
+
+
+class _Summary:
+    """Minimum, mean and maximum of numbers that pass by."""
+
+    def __init__(self):
+        self.count = 0
+        self.total = 0.0
+        self.smallest = np.inf
+        self.largest = -np.inf
+
+    def add(self, values: np.ndarray) -> None:
+        if values.size:
+            self.count += values.size
+            self.total += float(values.sum(dtype=np.float64))
+            self.smallest = min(self.smallest, float(values.min()))
+            self.largest = max(self.largest, float(values.max()))
+
+    def result(self) -> dict[str, float] | None:
+        if not self.count:
+            return None
+        return {"min": self.smallest, "mean": self.total / self.count, "max": self.largest}
+
+
+def _features(data: Dataset, name: str) -> dict[str, Any]:
+    lengths, values = _Summary(), _Summary()
+    missing = nonfinite = 0
+    for _, counts, steps in feature_chunks(data, name):
+        missing += int((counts == 0).sum())
+        lengths.add(counts[counts > 0])
+        finite = np.isfinite(steps)
+        nonfinite += int(steps.size - finite.sum())
+        values.add(steps[finite])
+    width = data.features[name].shape[1]
+    summaries = {"length": lengths.result(), "value": values.result()}
+    return {"kind": "features", "width": width, "missing": missing, "nonfinite": nonfinite, **summaries}
+
+
+def _text(data: Dataset, name: str) -> dict[str, Any]:
+    lengths = _Summary()
+    missing, distinct = 0, set()
+    for _, array in column_batches(data, name):
+        missing += array.null_count
+        texts = array.drop_null().to_pylist()
+        lengths.add(np.array([len(text.split()) for text in texts]))
+        distinct.update(hash(text) for text in texts)  # a hash, not the text: memory stays small
+    return {"kind": "text", "missing": missing, "length": lengths.result(), "distinct": len(distinct)}
+
+
+def _images(data: Dataset, name: str) -> dict[str, Any]:
+    heights, widths, modes = _Summary(), _Summary(), Counter()
+    for _, source in image_sources(data, name):
+        with PIL.Image.open(source) as image:
+            heights.add(np.array([image.height]))
+            widths.add(np.array([image.width]))
+            modes[image.mode] += 1
+    missing = sum(array.null_count for _, array in column_batches(data, name))
+    return {
+        "kind": "image",
+        "missing": missing,
+        "height": heights.result(),
+        "width": widths.result(),
+        "mode": dict(modes),
+    }
+
+
+def _labels(data: Dataset, names: list[str] | None) -> dict[str, Any]:
+    missing, counts, values = 0, Counter(), _Summary()
+    for _, array in column_batches(data, "label"):
+        missing += array.null_count
+        _, flat = flat_labels(array)
+        if names is None:
+            values.add(flat)
+        else:
+            counts.update(flat.tolist())
+    if names is None:
+        return {"missing": missing, "value": values.result()}
+    return {"missing": missing, "counts": {name: counts[index] for index, name in enumerate(names)}}

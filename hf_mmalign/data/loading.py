@@ -1,0 +1,212 @@
+"""From a name, or a format and a path, to a `datasets.DatasetDict` on Arrow files.
+
+    load_multimodal_dataset("digits-captions")
+    load_multimodal_dataset("image-text", "data/hateful_memes")
+
+Columns of what comes back: `id` (string); `label`; and one column per modality, whose type tells the modality's kind —
+`text` as a string, `image` as `datasets.Image`, and any name as `datasets.Array2D((None, D))` for a feature sequence
+(T, D) float32 without padding. A missing text or picture is None, a missing feature sequence has length 0.
+"""
+
+import difflib
+import hashlib
+import importlib
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import DatasetDict, Features
+from datasets.exceptions import DatasetGenerationError
+
+from .errors import DataError
+from .schema import (
+    SPLITS,
+    Source,
+    label_names_of,
+    modalities_of,
+    num_labels_of,
+    problem_type_of,
+)
+
+__all__ = [
+    "FORMATS",
+    "SPLITS",
+    "label_names_of",
+    "load_multimodal_dataset",
+    "modalities_of",
+    "num_labels_of",
+    "problem_type_of",
+]
+
+
+@dataclass(frozen=True)
+class Format:
+    """Where a format's reader is: a function of `readers.<module>`; an embedded data set has no path."""
+
+    module: str
+    function: str = "open_source"
+    embedded: bool = False
+
+
+FORMATS = {
+    "digits-captions": Format("digits", "open_captions", embedded=True),
+    "digits-views": Format("digits", "open_views", embedded=True),
+    "easy-vqa": Format("easy_vqa"),
+    "image-text": Format("image_text"),
+    "mmimdb": Format("mmimdb"),
+    "multibench": Format("multibench"),
+}
+
+
+def load_multimodal_dataset(
+    name_or_format: str,
+    path: str | os.PathLike | None = None,
+    *,
+    cache_dir: str | os.PathLike | None = None,
+    label_column: str = "label",
+    **options: Any,
+) -> DatasetDict:
+    """Load an embedded data set, or files in one of the field's formats, with the splits train, validation and test.
+
+    The files are read once, checked on the way, and written as Arrow; later calls map that into memory. The cache knows the
+    files by size and time of change, so a changed file is read anew.
+
+    Args:
+        name_or_format (`str`): A key of `FORMATS`: `digits-captions`, `digits-views` (embedded), `easy-vqa`, `image-text`,
+            `mmimdb`, `multibench`. The modules in `hf_mmalign.data.readers` describe each.
+        path (`str`, *optional*): The file or folder; none for embedded data.
+        cache_dir (`str`, *optional*): Where the Arrow files go; by default the cache of the `datasets` library.
+        label_column (`str`): The column that becomes `label`, for data with several targets (`digits-views` has
+            `target`). The former `label` is dropped.
+        options: Options of the reader; see its `open_…` function.
+
+    Returns:
+        `DatasetDict`. Where there are feature sequences its format is `numpy`, so that rows come as float32 arrays.
+
+    Raises:
+        DataError: For an unknown name or option, and for every malformed file: with the file, the row and the field.
+    """
+    opener = _opener(name_or_format, options)
+    if FORMATS[name_or_format].embedded:
+        if path is not None:
+            raise DataError(f"{name_or_format} is embedded data and takes no path, but got {str(path)!r}")
+        open_source = partial(opener, **options)
+        files: list[Path] = []
+    else:
+        if path is None:
+            raise DataError(f"{name_or_format} needs the path of its file or folder")
+        root = Path(path).expanduser().absolute()
+        files = _files_under(root)
+        open_source = partial(opener, root, **options)
+    fingerprint = _fingerprint(name_or_format, files, options)
+    cache_root = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
+    dataset = _build(open_source, fingerprint, cache_root)
+    if label_column != "label":
+        dataset = _relabelled(dataset, label_column)
+    if any(isinstance(kind, int) for kind in modalities_of(dataset).values()):
+        # As plain Python rows, float32 arrays would become nested lists of floats.
+        dataset = dataset.with_format("numpy")
+    return dataset
+
+
+def _opener(name: str, options: dict[str, Any]) -> Callable[..., Source]:
+    if name not in FORMATS:
+        raise DataError(f"{name!r} is no known data set or format{_suggestion(name, FORMATS)}")
+    entry = FORMATS[name]
+    opener = getattr(importlib.import_module(f"{__package__}.readers.{entry.module}"), entry.function)
+    known = [option for option in inspect.signature(opener).parameters if option != "path"]
+    for option in options:
+        if option not in known:
+            raise DataError(f"{name} has no option {option!r}{_suggestion(option, known)}", field=option)
+    return opener
+
+
+def _suggestion(name: str, known) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there is {', '.join(known) or 'none'}"
+
+
+def _files_under(root: Path) -> list[Path]:
+    """The file itself, or every file below the folder (links followed, each folder once)."""
+    if root.is_file():
+        return [root]
+    if not root.is_dir():
+        raise DataError("no such file or folder", file=root)
+    files: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        files += [Path(folder, name) for name in names]
+    return sorted(files)
+
+
+def _fingerprint(name: str, files: list[Path], options: dict[str, Any]) -> str:
+    """A hash of the data's identity: format, options, the files' sizes and times, and the code that reads them."""
+    digest = hashlib.sha256(json.dumps([name, options], sort_keys=True, default=str).encode())
+    package = Path(__file__).parent
+    for source in sorted([package / "schema.py", package / "safe_pickle.py", *package.glob("readers/*.py")]):
+        digest.update(source.read_bytes())
+    for file in files:
+        try:
+            status = file.stat()
+        except FileNotFoundError:  # a dangling link; if it matters, its reader says so
+            continue
+        digest.update(f"{file}|{status.st_size}|{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:24]
+
+
+def _build(open_source: Callable[[], Source], fingerprint: str, cache_root: Path) -> DatasetDict:
+    # Opened at most once, and not at all when everything is cached.
+    source = cache(open_source)
+    # The columns are kept beside the Arrow files, because finding them out can mean reading a whole pickle.
+    columns_file = cache_root / "hf_mmalign" / f"{fingerprint}.json"
+    if columns_file.is_file():
+        features = Features.from_dict(json.loads(columns_file.read_text(encoding="utf-8")))
+    else:
+        features = source().features
+
+    def rows(split: str) -> Iterator[dict[str, Any]]:
+        empty = True
+        for row in source().splits[split]():
+            empty = False
+            yield row
+        if empty:
+            raise DataError(f"the {split} split is empty")
+
+    splits = {}
+    for split in SPLITS:
+        try:
+            splits[split] = datasets.Dataset.from_generator(
+                partial(rows, split),
+                features=features,
+                cache_dir=str(cache_root),
+                split=datasets.NamedSplit(split),
+                fingerprint=f"{fingerprint}-{split}",
+            )
+        except DatasetGenerationError as error:
+            if isinstance(error.__cause__, DataError):
+                raise error.__cause__ from None
+            raise
+    if not columns_file.is_file():
+        columns_file.parent.mkdir(parents=True, exist_ok=True)
+        draft = columns_file.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(features.to_dict()), encoding="utf-8")
+        draft.replace(columns_file)
+    return DatasetDict(splits)
+
+
+def _relabelled(dataset: DatasetDict, column: str) -> DatasetDict:
+    features = dataset["train"].features
+    if column not in features:
+        raise DataError(f"there is no such column{_suggestion(column, features)}", field=column)
+    return dataset.remove_columns("label").rename_column(column, "label")

@@ -1,0 +1,95 @@
+"""Reading files that strangers wrote: JSON, JSON lines and pictures, with errors that name the place."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..errors import DataError
+
+# What Pillow may decode. Its other decoders are rare, less tested, or (EPS) start programs.
+_IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+
+def require_file(path: Path, what: str) -> Path:
+    """Return `path` if it is a file, else raise `DataError` saying `what` was expected there."""
+    if not path.is_file():
+        raise DataError(f"no such file; {what} is expected there", file=path)
+    return path
+
+
+def first_file(folder: Path, names: tuple[str, ...], what: str) -> Path:
+    """The first of `names` that exists in `folder`."""
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise DataError(f"{what} is missing: the folder holds none of {', '.join(names)}", file=folder)
+
+
+def read_json(path: Path, expected: type) -> Any:
+    """The content of a JSON file whose top level must be of type `expected` (`dict` or `list`)."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError("no such file", file=path) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not valid JSON: {error}", file=path) from error
+    if not isinstance(content, expected):
+        raise DataError(f"a JSON {_json_name(expected)} is expected, not {_json_name(type(content))}", file=path)
+    return content
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line numbers (from 1) and objects of a JSON-lines file; blank lines are skipped."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"not valid JSON: {error}", file=path, row=number) from error
+            if not isinstance(row, dict):
+                raise DataError(f"a JSON object is expected, not {_json_name(type(row))}", file=path, row=number)
+            yield number, row
+
+
+def path_inside(folder: Path, relative: str, **place: Any) -> Path:
+    """`folder / relative`, refused if the text leads out of the folder."""
+    path = Path(os.path.normpath(folder / relative))
+    if not path.is_relative_to(os.path.normpath(folder)) or "\0" in relative:
+        raise DataError(f"{relative!r} leads out of the data set's folder", **place)
+    return path
+
+
+class ImageChecker:
+    """Makes sure that picture files can be decoded, each file once."""
+
+    def __init__(self):
+        self._checked: set[Path] = set()
+
+    def cell(self, path: Path, **place: Any) -> dict[str, Any]:
+        """The value of an image column for a picture file: its path, so that nothing is decoded and encoded anew.
+
+        Raises:
+            DataError: If the file is missing, truncated or no picture; `place` (file, row, field) goes into it.
+        """
+        if path not in self._checked:
+            try:
+                with Image.open(path, formats=_IMAGE_FORMATS) as image:
+                    # JPEG: the whole stream is read, but decoded at 1/8 scale, which is several times faster.
+                    image.draft("RGB", (max(image.width // 8, 1), max(image.height // 8, 1)))
+                    image.load()
+            except FileNotFoundError as error:
+                raise DataError(f"the image file {path} does not exist", **place) from error
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                raise DataError(f"the image file {path} cannot be read: {error}", **place) from error
+            self._checked.add(path)
+        return {"path": str(path), "bytes": None}
+
+
+def _json_name(kind: type) -> str:
+    return {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}.get(kind, "number")

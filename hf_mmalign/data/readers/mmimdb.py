@@ -1,0 +1,234 @@
+"""`mmimdb`: the movies of MM-IMDb (poster, plot, genres), as the original folder or as one HDF5 file.
+
+Folder (`mmimdb.tar.gz` of the GMU authors), with raw posters and plots:
+
+    folder/split.json                 {"train": [ID, …], "dev": [ID, …], "test": [ID, …]}
+    folder/dataset/ID.json            {"plot": ["…", …], "genres": ["Drama", …], …}
+    folder/dataset/ID.jpeg
+
+HDF5 (`multimodal_imdb.hdf5`, the file MultiBench reads), with extracted features of the same movies:
+
+    features (N, 300)                 mean word2vec vector of the plot's words
+    vgg_features (N, 4096)            activations of VGG-16 on the poster
+    images (N, 3, 256, 160)           the poster, Caffe style: blue, green, red, less the channel means
+    genres (N, 23)                    0 or 1, names in the attribute `target_names`
+    imdb_ids (N,)
+
+Its splits are row ranges; the file's own attribute `split` (Fuel's format) names them, and for the full file of 25959 rows
+without it MultiBench's are used, which are the same: rows 0–15551, 15552–18159, 18160–25958.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import PIL.Image
+from datasets import ClassLabel, Features, Image, List, Value
+
+from ..errors import DataError
+from ..schema import Source, feature_sequence
+from .features import FiniteGate
+from .files import ImageChecker, path_inside, read_json
+
+_HDF5_SUFFIXES = (".hdf5", ".h5", ".hdf")
+_SPLIT_KEYS = {"train": "train", "validation": "dev", "test": "test"}
+_MULTIBENCH_ROWS = 25959
+_MULTIBENCH_RANGES = {"train": (0, 15552), "validation": (15552, 18160), "test": (18160, 25959)}
+_CAFFE_MEANS_BGR = np.array([103.939, 116.779, 123.68], dtype=np.float32).reshape(3, 1, 1)
+_CHUNK = 256
+
+
+def open_source(
+    path: Path, num_genres: int | None = None, poster: str | None = None, nonfinite: str | None = None
+) -> Source:
+    """Open MM-IMDb in either form; `path` is the folder or the HDF5 file.
+
+    Args:
+        path (`Path`): The folder, or the HDF5 file.
+        num_genres (`int`, *optional*, folder only): The labels are this many genres, the most frequent ones of the
+            training split, most frequent first; 25 by default. Movies of other genres only have no label set.
+        poster (`str`, *optional*, HDF5 only): `vgg` (default) gives the VGG features as the modality `vision`, one step
+            of width 4096, the input of MultiBench; `pixels` gives the poster as `image`.
+        nonfinite (`str`, *optional*, HDF5 only): `error` (default), or `replace` NaN and Inf by 0.
+    """
+    if path.suffix.lower() in _HDF5_SUFFIXES:
+        if num_genres is not None:
+            raise DataError("the HDF5 form fixes its genres; the option is for the folder form", field="num_genres")
+        return _open_hdf5(path, poster or "vgg", nonfinite or "error")
+    for name, value in (("poster", poster), ("nonfinite", nonfinite)):
+        if value is not None:
+            raise DataError("the option is for the HDF5 form", field=name)
+    return _open_folder(path, 25 if num_genres is None else num_genres)
+
+
+def _open_folder(folder: Path, num_genres: int) -> Source:
+    if num_genres < 1:
+        raise DataError(f"a number from 1 is expected, not {num_genres}", field="num_genres")
+    split_file = folder / "split.json"
+    split = read_json(split_file, dict)
+    for key in _SPLIT_KEYS.values():
+        if not isinstance(split.get(key), list) or not all(isinstance(movie, (str, int)) for movie in split[key]):
+            raise DataError("a list of movie ids is expected", file=split_file, field=key)
+    counts = Counter(genre for movie in split["train"] for genre in _movie(folder, movie)["genres"])
+    if len(counts) < num_genres:
+        raise DataError(f"the training split has only {len(counts)} genres", file=split_file, field="num_genres")
+    genres = sorted(counts, key=lambda genre: (-counts[genre], genre))[:num_genres]
+    classes = ClassLabel(names=genres)
+    features = Features({"id": Value("string"), "text": Value("string"), "image": Image(), "label": List(classes)})
+    images = ImageChecker()
+    return Source(
+        features,
+        {name: partial(_folder_rows, folder, split[key], classes, images) for name, key in _SPLIT_KEYS.items()},
+    )
+
+
+def _movie(folder: Path, movie: str | int) -> dict[str, Any]:
+    file = path_inside(folder, f"dataset/{movie}.json", file=folder / "split.json")
+    content = read_json(file, dict)
+    for field in ("plot", "genres"):
+        value = content.get(field)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise DataError(f"a list of strings is expected, not {value!r}", file=file, field=field)
+    return content
+
+
+def _folder_rows(folder: Path, movies: list, classes: ClassLabel, images: ImageChecker) -> Iterator[dict[str, Any]]:
+    for index, movie in enumerate(movies):
+        content = _movie(folder, movie)
+        place = {"file": folder / "split.json", "row": index, "field": "image"}
+        # The longest of several plots, as the authors of the data set chose; no plot: the modality is missing.
+        plot = max(content["plot"], key=len, default="").strip()
+        yield {
+            "id": str(movie),
+            "text": plot or None,
+            "image": images.cell(folder / "dataset" / f"{movie}.jpeg", **place),
+            "label": sorted({classes.str2int(genre) for genre in content["genres"] if genre in classes.names}),
+        }
+
+
+def _open_hdf5(path: Path, poster: str, nonfinite: str) -> Source:
+    if poster not in ("vgg", "pixels"):
+        raise DataError(f"vgg or pixels is expected, not {poster!r}", field="poster")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(f"not a readable HDF5 file: {error}", file=path) from error
+    with file:
+        text = _array(file, path, "features", ndim=2)
+        vision = _array(file, path, *(("vgg_features", 2) if poster == "vgg" else ("images", 4)))
+        genres = _array(file, path, "genres", ndim=2)
+        for field, array in (("vgg_features" if poster == "vgg" else "images", vision), ("genres", genres)):
+            if len(array) != len(text):
+                raise DataError(f"{len(array)} rows, but {len(text)} in features", file=path, field=field)
+        _array(file, path, "imdb_ids", ndim=1)
+        if poster == "pixels" and vision.shape[1] != 3:
+            raise DataError(f"(N, 3, H, W) is expected, not {vision.shape}", file=path, field="images")
+        ranges = _split_ranges(file, len(text), path)
+        classes = ClassLabel(names=_genre_names(genres, path))
+        widths = text.shape[1], vision.shape[1]
+    features = Features(
+        {
+            "id": Value("string"),
+            "text": feature_sequence(widths[0]),
+            **({"vision": feature_sequence(widths[1])} if poster == "vgg" else {"image": Image()}),
+            "label": List(classes),
+        }
+    )
+    return Source(features, {name: partial(_hdf5_rows, path, *ranges[name], poster, nonfinite) for name in ranges})
+
+
+def _array(file: h5py.File, path: Path, field: str, ndim: int) -> h5py.Dataset:
+    """The array `field`, refused where it lies in another file (HDF5 can point anywhere on the disk)."""
+    link = file.get(field, getlink=True) if field in file else None
+    array = file[field] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(array, h5py.Dataset) or array.external or array.is_virtual:
+        raise DataError(f"no such array; the file has {sorted(file)}", file=path, field=field)
+    if array.ndim != ndim or array.dtype.kind not in ("fiu" if field != "imdb_ids" else "SO"):
+        found = f"shape {array.shape}, type {array.dtype}"
+        raise DataError(f"an array of {ndim} dimensions is expected, not {found}", file=path, field=field)
+    return array
+
+
+def _genre_names(genres: h5py.Dataset, path: Path) -> list[str]:
+    if "target_names" not in genres.attrs:
+        return [f"genre_{index}" for index in range(genres.shape[1])]
+    try:
+        names = json.loads(genres.attrs["target_names"])
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the attribute target_names is not JSON: {error}", file=path, field="genres") from error
+    if not isinstance(names, list) or len(names) != genres.shape[1] or len(set(map(str, names))) != len(names):
+        raise DataError(
+            f"target_names must list {genres.shape[1]} distinct names, not {names!r}", file=path, field="genres"
+        )
+    return [str(name) for name in names]
+
+
+def _split_ranges(file: h5py.File, size: int, path: Path) -> dict[str, tuple[int, int]]:
+    if "split" in file.attrs:
+        table = file.attrs["split"]
+        try:
+            found = {
+                (entry["split"].decode(), entry["source"].decode()): (int(entry["start"]), int(entry["stop"]))
+                for entry in table
+            }
+            ranges = {name: found[key, "genres"] for name, key in _SPLIT_KEYS.items()}
+        except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
+            raise DataError("not Fuel's table of train, dev and test", file=path, field="split") from error
+    elif size == _MULTIBENCH_ROWS:
+        ranges = _MULTIBENCH_RANGES
+    else:
+        raise DataError(
+            f"the attribute that names the splits is missing, and the file is not the full one of {_MULTIBENCH_ROWS} "
+            f"rows (it has {size})",
+            file=path,
+            field="split",
+        )
+    for name, (start, stop) in ranges.items():
+        if not 0 <= start <= stop <= size:
+            raise DataError(f"{name} is rows {start} to {stop} of {size}", file=path, field="split")
+    return ranges
+
+
+def _hdf5_rows(path: Path, start: int, stop: int, poster: str, nonfinite: str) -> Iterator[dict[str, Any]]:
+    text_gate = FiniteGate(nonfinite, path, "features")
+    vision_gate = FiniteGate(nonfinite, path, "vgg_features")
+    with h5py.File(path, "r") as file:
+        for first in range(start, stop, _CHUNK):
+            rows = slice(first, min(first + _CHUNK, stop))
+            text = text_gate(file["features"][rows], first)
+            vision = (
+                vision_gate(file["vgg_features"][rows], first) if poster == "vgg" else _posters(file["images"][rows])
+            )
+            genres = file["genres"][rows]
+            if not np.isin(genres, (0, 1)).all():
+                bad = first + int(np.argwhere(~np.isin(genres, (0, 1)))[0, 0])
+                raise DataError("a genre is neither 0 nor 1", file=path, row=bad, field="genres")
+            ids = file["imdb_ids"][rows]
+            for index in range(len(genres)):
+                visual = {"vision": vision[index][None]} if poster == "vgg" else {"image": _png(vision[index])}
+                yield {
+                    "id": ids[index].decode("utf-8", "replace"),
+                    "text": text[index][None],
+                    **visual,
+                    "label": np.flatnonzero(genres[index]).tolist(),
+                }
+    text_gate.close()
+    vision_gate.close()
+
+
+def _posters(images: np.ndarray) -> np.ndarray:
+    """Undo Caffe's preprocessing: (n, 3, H, W), BGR less the means → (n, H, W, 3) uint8, RGB."""
+    pixels = np.rint(images.astype(np.float32) + _CAFFE_MEANS_BGR).clip(0, 255).astype(np.uint8)
+    return pixels[:, ::-1].transpose(0, 2, 3, 1)
+
+
+def _png(pixels: np.ndarray) -> dict[str, Any]:
+    buffer = BytesIO()
+    PIL.Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return {"path": None, "bytes": buffer.getvalue()}

@@ -1,0 +1,142 @@
+"""`multibench`: the pickles in which MultiBench distributes CMU-MOSI, CMU-MOSEI, UR-FUNNY and MUStARD.
+
+    {"train": {"vision": (N, T, D_v), "audio": (N, T, D_a), "text": (N, T, D_t), "labels": (N, …), "id": (N, …)},
+     "valid": …, "test": …}
+
+Sequences are padded with zeros at the front; the padding is stripped, per modality. A sequence of zeros alone is a missing
+modality. Labels are sentiment strengths (MOSI, MOSEI; shape (N, 1, 1)) or two classes, {0, 1} or {-1, 1} (UR-FUNNY,
+MUStARD; shape (N, 1)). Ids are strings, numbers, or (MOSEI) triples of video, start and end.
+
+A pickle cannot be streamed: it is loaded once, whole, when the Arrow file is written, and not again. It is read by
+:mod:`hf_mmalign.data.safe_pickle`, so nothing it contains is executed.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Features, Value
+
+from ..errors import DataError
+from ..safe_pickle import load_pickle
+from ..schema import Source, feature_sequence
+from .features import FiniteGate, strip_front_padding
+from .files import require_file
+
+_SPLITS = {"train": "train", "validation": "valid", "test": "test"}
+_MODALITIES = ("vision", "audio", "text")
+_CHUNK = 256
+
+
+def open_source(
+    path: Path,
+    task: str | None = None,
+    nonfinite: str = "error",
+    drop_missing: list[str] | None = None,
+) -> Source:
+    """Open a MultiBench pickle.
+
+    Args:
+        path (`Path`): The file.
+        task (`str`, *optional*): `classification` or `regression`. By default labels that are all 0 or 1, or all -1 or
+            1, are two classes, and anything else is a regression target.
+        nonfinite (`str`): `error`, or `replace` NaN and Inf by 0. (MultiBench's own loader puts 0 for the -Inf that the
+            audio features of MOSI and MOSEI contain.)
+        drop_missing (`list[str]`, *optional*): Leave out rows in which one of these modalities is missing.
+            `["text"]` gives the split sizes of MultiBench and of the papers that use it (MOSEI: 16265, 1869, 4643).
+    """
+    data = load_pickle(require_file(path, "a MultiBench pickle"))
+    splits = {name: _checked_split(data, key, path) for name, key in _SPLITS.items()}
+    widths = _common_widths(splits, path)
+    unknown = sorted(set(drop_missing or ()) - set(_MODALITIES))
+    if unknown:
+        raise DataError(f"{unknown[0]!r} is none of {', '.join(_MODALITIES)}", field="drop_missing")
+    label = _label_type(splits, task, path)
+    columns = {"id": Value("string"), **{name: feature_sequence(width) for name, width in widths.items()}}
+    rows = partial(
+        _rows, classes=isinstance(label, ClassLabel), nonfinite=nonfinite, drop=set(drop_missing or ()), path=path
+    )
+    return Source(
+        Features({**columns, "label": label}), {name: partial(rows, name, split) for name, split in splits.items()}
+    )
+
+
+def _checked_split(data: Any, key: str, path: Path) -> dict[str, Any]:
+    """The arrays of one split: modalities (N, T, D), `labels` (N,) float64, `id` list of N strings."""
+    if not isinstance(data, dict) or not isinstance(data.get(key), dict):
+        raise DataError("a dict with the splits train, valid and test is expected, each a dict", file=path, field=key)
+    split = data[key]
+    for field in (*_MODALITIES, "labels", "id"):
+        if field not in split:
+            raise DataError(f"missing; the split has only {sorted(map(str, split))}", file=path, field=f"{key}.{field}")
+    checked: dict[str, Any] = {}
+    for field in _MODALITIES:
+        array = split[field]
+        if not (isinstance(array, np.ndarray) and array.ndim == 3 and array.dtype.kind in "fiu"):
+            found = (
+                f"shape {array.shape}, type {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
+            )
+            raise DataError(f"a numeric array (N, T, D) is expected, not {found}", file=path, field=f"{key}.{field}")
+        checked[field] = array
+    size = len(checked[_MODALITIES[0]])
+    labels = split["labels"]
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "fiub" or labels.size != len(labels):
+        shape = getattr(labels, "shape", type(labels).__name__)
+        raise DataError(f"one number per row is expected, not {shape}", file=path, field=f"{key}.labels")
+    checked["labels"] = labels.reshape(-1).astype(np.float64)
+    checked["id"] = [_id_text(entry) for entry in split["id"]]
+    for field, values in checked.items():
+        if len(values) != size:
+            raise DataError(f"{len(values)} rows, but {size} in vision", file=path, field=f"{key}.{field}")
+    bad = np.flatnonzero(~np.isfinite(checked["labels"]))
+    if bad.size:
+        raise DataError(f"{bad.size} labels are NaN or Inf", file=path, row=int(bad[0]), field=f"{key}.labels")
+    return checked
+
+
+def _id_text(entry: Any) -> str:
+    parts = np.ravel(np.asarray(entry)).tolist() if isinstance(entry, (np.ndarray, list, tuple)) else [entry]
+    return "_".join(part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part) for part in parts)
+
+
+def _common_widths(splits: dict[str, dict[str, Any]], path: Path) -> dict[str, int]:
+    widths = {}
+    for field in _MODALITIES:
+        found = {_SPLITS[name]: split[field].shape[2] for name, split in splits.items()}
+        if len(set(found.values())) > 1:
+            raise DataError(f"the splits have different feature widths: {found}", file=path, field=field)
+        widths[field] = found["train"]
+    return widths
+
+
+def _label_type(splits: dict[str, dict[str, Any]], task: str | None, path: Path) -> Value | ClassLabel:
+    values = set(np.unique(np.concatenate([split["labels"] for split in splits.values()])).tolist())
+    binary = values <= {0.0, 1.0} or values <= {-1.0, 1.0}
+    if task not in (None, "classification", "regression"):
+        raise DataError(f"classification or regression is expected, not {task!r}", field="task")
+    if task == "classification" and not binary:
+        raise DataError(
+            f"labels from {min(values):g} to {max(values):g} are no classes: {{0, 1}} or {{-1, 1}} are", file=path
+        )
+    if task == "regression" or not binary:
+        return Value("float32")
+    return ClassLabel(names=["negative", "positive"])
+
+
+def _rows(
+    name: str, split: dict[str, Any], classes: bool, nonfinite: str, drop: set[str], path: Path
+) -> Iterator[dict[str, Any]]:
+    gates = {field: FiniteGate(nonfinite, path, f"{_SPLITS[name]}.{field}") for field in _MODALITIES}
+    # The negative class is written 0 or -1.
+    labels = (split["labels"] > 0).astype(np.int64) if classes else split["labels"]
+    for start in range(0, len(labels), _CHUNK):
+        chunk = {field: gate(split[field][start : start + _CHUNK], start) for field, gate in gates.items()}
+        for offset in range(len(chunk["vision"])):
+            row = {field: strip_front_padding(values[offset]) for field, values in chunk.items()}
+            if any(not len(row[field]) for field in drop):
+                continue
+            yield {"id": split["id"][start + offset], **row, "label": labels[start + offset]}
+    for gate in gates.values():
+        gate.close()

@@ -1,0 +1,167 @@
+"""Checks on a loaded data set before training starts, each in one pass over its Arrow columns."""
+
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+from datasets import Dataset, DatasetDict
+
+from .errors import DataError
+from .schema import modalities_of, problem_type_of
+
+__all__ = ["DataError", "column_batches", "feature_chunks", "flat_labels", "image_sources", "validate_dataset"]
+
+_BATCH = 1000
+
+
+def validate_dataset(
+    dataset: DatasetDict, modalities: Mapping[str, str | int], problem_type: str, num_labels: int
+) -> None:
+    """Check that a model can be trained and evaluated on a data set.
+
+    Args:
+        dataset (`DatasetDict`): The splits; all are checked, and `train` must be among them.
+        modalities (`Mapping[str, str | int]`): What the model takes: by column, `"text"`, `"image"` or the feature width.
+        problem_type (`str`): The model's `problem_type`.
+        num_labels (`int`): The model's number of labels; for regression 1.
+
+    Raises:
+        DataError: For an empty split; a missing modality column or one of another kind or width; a label of another
+            kind or outside the range; feature arrays of mixed widths or with NaN or Inf; an image that cannot be opened.
+            It names the split, the first row and the value, and what would be right.
+    """
+    if "train" not in dataset:
+        raise DataError(f"there is no train split, only {sorted(dataset)}")
+    for split, data in dataset.items():
+        if len(data) == 0:
+            raise DataError("the split is empty", field=str(split))
+        _check_columns(data, str(split), modalities)
+        _check_labels(data, str(split), problem_type, num_labels)
+        for name, kind in modalities.items():
+            if isinstance(kind, int):
+                _check_features(data, f"{split}.{name}", name, kind)
+            elif kind == "image":
+                _check_images(data, f"{split}.{name}", name)
+
+
+def feature_chunks(data: Dataset, column: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Stream a feature-sequence column: (first row, lengths (n,), values (steps, D) float32) per Arrow chunk.
+
+    Raises:
+        DataError: If a step is of another width than the column's type says.
+    """
+    width = data.features[column].shape[1]
+    for first_row, array in column_batches(data, column):
+        rows = array.storage
+        lengths = rows.value_lengths().fill_null(0).to_numpy()
+        steps = rows.flatten()
+        widths = steps.value_lengths().to_numpy()
+        if (widths != width).any():
+            at = int(np.flatnonzero(widths != width)[0])
+            row = first_row + _row_of_step(lengths, at)
+            raise DataError(f"a step has width {widths[at]}, the column {width}", row=row, field=column)
+        yield first_row, lengths, steps.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+
+
+def column_batches(data: Dataset, column: str) -> Iterator[tuple[int, pa.Array]]:
+    """Stream a column as Arrow arrays, each with the number of its first row; nothing is decoded."""
+    first_row = 0
+    for table in data.select_columns([column]).with_format("arrow").iter(batch_size=_BATCH):
+        array = table.column(column).combine_chunks()
+        yield first_row, array
+        first_row += len(array)
+
+
+def _row_of_step(lengths: np.ndarray, step: int) -> int:
+    """The sequence in which the `step`-th of all concatenated steps lies."""
+    return int(np.searchsorted(np.cumsum(lengths), step, side="right"))
+
+
+def _check_columns(data: Dataset, split: str, modalities: Mapping[str, str | int]) -> None:
+    available = modalities_of(data)
+    for name, kind in modalities.items():
+        if name not in available:
+            raise DataError(f"the model takes it, but the data set has only {available}", field=f"{split}.{name}")
+        if available[name] != kind:
+            raise DataError(f"the model takes {_kind(kind)}, the data set has {_kind(available[name])}", field=name)
+
+
+def _kind(kind: str | int) -> str:
+    return f"features of width {kind}" if isinstance(kind, int) else kind
+
+
+def _check_labels(data: Dataset, split: str, problem_type: str, num_labels: int) -> None:
+    found = problem_type_of(data)
+    if found != problem_type:
+        raise DataError(f"the labels are for {found}, the model is for {problem_type}", field=f"{split}.label")
+    missing = 0
+    for first_row, array in column_batches(data, "label"):
+        missing += array.null_count
+        rows, values = flat_labels(array)
+        if problem_type == "regression":
+            bad, right = ~np.isfinite(values), "a finite number"
+        else:
+            bad, right = (values < 0) | (values >= num_labels), f"a class id from 0 to {num_labels - 1}"
+        if bad.any():
+            at = int(np.flatnonzero(bad)[0])
+            raise DataError(
+                f"{values[at]} is outside the range: {right} is expected",
+                row=first_row + int(rows[at]),
+                field=f"{split}.label",
+            )
+    if missing and split == "train":
+        raise DataError(f"{missing} of {len(data)} training rows have no label", field="train.label")
+
+
+def flat_labels(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers and values of all labels that are there, one or several per row."""
+    if pa.types.is_list(array.type):
+        rows = np.repeat(np.arange(len(array)), array.value_lengths().fill_null(0).to_numpy())
+        return rows, array.flatten().to_numpy(zero_copy_only=False)
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    return np.flatnonzero(valid), array.drop_null().to_numpy(zero_copy_only=False)
+
+
+def _check_features(data: Dataset, field: str, column: str, width: int) -> None:
+    count, first = 0, None
+    for first_row, lengths, values in feature_chunks(data, column):
+        bad = ~np.isfinite(values)
+        if not bad.any():
+            continue
+        if first is None:
+            step, dimension = (int(index) for index in np.argwhere(bad)[0])
+            offset = _row_of_step(lengths, step)
+            first = first_row + offset, step - int(lengths[:offset].sum()), dimension
+        count += int(bad.sum())
+    if first is not None:
+        row, step, dimension = first
+        raise DataError(
+            f"{count} NaN or Inf values, the first at step {step}, dimension {dimension}; the readers' option "
+            "nonfinite='replace' puts 0 in their place",
+            row=row,
+            field=field,
+        )
+
+
+def _check_images(data: Dataset, field: str, column: str) -> None:
+    """Open each picture's header; that is cheap, and the readers have decoded the files once already."""
+    for row, source in image_sources(data, column):
+        try:
+            PIL.Image.open(source).close()
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DataError(f"the image cannot be opened: {error}", row=row, field=field) from error
+
+
+def image_sources(data: Dataset, column: str) -> Iterator[tuple[int, str | BytesIO]]:
+    """The pictures of a column, undecoded: row number, and path or bytes. A path that several rows share comes once."""
+    seen: set[str] = set()
+    for first_row, array in column_batches(data, column):
+        paths = array.field("path").to_pylist()
+        for offset, embedded in enumerate(array.field("bytes")):
+            if embedded.is_valid:
+                yield first_row + offset, BytesIO(embedded.as_py())
+            elif paths[offset] is not None and paths[offset] not in seen:
+                seen.add(paths[offset])
+                yield first_row + offset, paths[offset]
