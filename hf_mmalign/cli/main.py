@@ -1,6 +1,7 @@
 """The command `hf-mmalign`. Nothing heavy is imported before a subcommand runs, so that `--help` answers at once."""
 
 import argparse
+import os
 import sys
 
 from .. import __version__
@@ -96,7 +97,8 @@ def _train(args, rest: list[str]) -> int:
     from .run import train
 
     results = train(recipe)
-    _print_results(results, recipe.values["output_dir"])
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        _print_results(results, recipe.values["output_dir"])
     return 0
 
 

@@ -36,6 +36,15 @@ def test_every_smoke_recipe_runs(path, tmp_path):
     assert set(results) == {"primary_metric", "train", "validation", "test"}
 
 
+def test_regression_on_another_target(tmp_path):
+    recipe = str(ROOT / "recipes/wma/smoke-bert.yaml")
+    target = ["--dataset_options", "{label_column: target}", "--robustness", "false"]
+    assert main(["train", recipe, "--output_dir", str(tmp_path), *SMALL, *target]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["primary_metric"] == "mae"
+    assert json.loads((tmp_path / "config.json").read_text())["problem_type"] == "regression"
+
+
 def test_a_run_leaves_everything_that_loading_needs(trained):
     names = {path.name for path in trained.iterdir()}
     assert names >= {
