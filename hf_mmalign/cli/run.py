@@ -41,8 +41,8 @@ RESULTS = "results.json"
 RECIPE = "recipe.yaml"
 
 
-def train(recipe: Recipe) -> dict[str, Any]:
-    """Train, select on validation, report on test.
+def train(recipe: Recipe, with_robustness: bool = True) -> dict[str, Any]:
+    """Train, select on validation, report on test; evaluate robustness if the recipe and `with_robustness` say so.
 
     Returns the content of `results.json` in the recipe's `output_dir`, written last: a folder that has it is complete.
     Raises RecipeError or DataError, before training starts, for what cannot be trained.
@@ -76,6 +76,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
         "test": _evaluate(trainer, dataset["test"], "test"),
     }
     if trainer.is_world_process_zero():
+        arguments.evaluation.robustness &= with_robustness
         _save(trainer, recipe, arguments, dataset, results)
     trainer.accelerator.wait_for_everyone()
     return results
@@ -115,7 +116,7 @@ def evaluate(folder: str | Path, split: str, overrides: dict[str, Any] | None = 
 
 
 def robustness(folder: str | Path, split: str, overrides: dict[str, Any] | None = None) -> RobustnessReport:
-    """The robustness report of a saved run, also written to `robustness.{json,md,png}` in the folder."""
+    """The robustness report of a saved run, also written to `robustness.{json,md,png}` and the card in the folder."""
     model, processor, arguments, dataset = load_run(folder, overrides)
     _check_split(dataset, split)
     batch_size = arguments.training.get("per_device_eval_batch_size", 64)
@@ -124,6 +125,10 @@ def robustness(folder: str | Path, split: str, overrides: dict[str, Any] | None 
     )
     report.model_name = Path(folder).resolve().name
     report.save(folder)
+    if (Path(folder) / RESULTS).exists():
+        results = json.loads((Path(folder) / RESULTS).read_text(encoding="utf-8"))
+        recipe = yaml.safe_load((Path(folder) / RECIPE).read_text(encoding="utf-8"))
+        _write_card(Path(folder), model, recipe, results, report)
     return report
 
 
@@ -199,10 +204,8 @@ def _save(trainer: MultimodalTrainer, recipe: Recipe, arguments: Arguments, data
         model = model.merge_and_unload()
     model.save_pretrained(folder)
     trainer.processing_class.save_pretrained(folder)
-    write_text(
-        folder / RECIPE,
-        yaml.safe_dump(recipe.values | {"output_dir": str(folder)}, sort_keys=False, allow_unicode=True),
-    )
+    values = {key: value for key, value in recipe.values.items() if key != "resume_from_checkpoint"}
+    write_text(folder / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     trainer.state.save_to_json(str(folder / "trainer_state.json"))
     if any("loss" in entry for entry in trainer.state.log_history):
         save_figure(plot_training_curves(trainer.state.log_history), folder / "training.png")
@@ -212,15 +215,12 @@ def _save(trainer: MultimodalTrainer, recipe: Recipe, arguments: Arguments, data
         report = _robustness(model, dataset["test"], trainer.data_collator, arguments.evaluation, size)
         report.model_name = recipe.path.stem
         report.save(folder)
-    write_model_card(
-        folder,
-        model,
-        recipe=recipe.values,
-        results=results,
-        robustness=report,
-        dataset_name=arguments.data.dataset,
-    )
+    _write_card(folder, model, values, results, report)
     write_text(folder / RESULTS, json.dumps(results, indent=2) + "\n")
+
+
+def _write_card(folder: Path, model, recipe: dict[str, Any], results: dict[str, Any], report) -> None:
+    write_model_card(folder, model, recipe=recipe, results=results, robustness=report, dataset_name=recipe["dataset"])
 
 
 def remove_checkpoints(folder: str | Path) -> None:

@@ -147,9 +147,8 @@ class Run:
             robustness(self.folder, "test")
             return
         values = {"seed": self.seed, "output_dir": str(self.folder), "resume_from_checkpoint": "true"}
-        if not self.robustness:
-            values["robustness"] = False
-        train(self.sweep.recipe.override(dict(self.cell.values) | values, f"variant {self.cell.variant}"))
+        recipe = self.sweep.recipe.override(dict(self.cell.values) | values, f"variant {self.cell.variant}")
+        train(recipe, with_robustness=self.robustness)
         remove_checkpoints(self.folder)
 
     def execute_logged(self) -> None:

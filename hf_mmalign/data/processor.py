@@ -1,13 +1,14 @@
 """From raw text, pictures and feature sequences to the tensors every model of the package takes."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
     AutoImageProcessor,
@@ -193,7 +194,11 @@ class MultimodalProcessor(PushToHubMixin):
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, lowercase: bool = True) -> PreTrainedTokenizerFast:
-    """Build a BERT-style WordPiece tokenizer from texts, offline.
+    """Build a BERT-style WordPiece tokenizer from texts, offline, the same from the same texts.
+
+    The vocabulary is the special tokens, every character, and the most frequent words; a rarer word is spelt out. That
+    suits the small vocabularies of models trained from scratch. (The trainers of the `tokenizers` library learn subwords
+    too, but their ties fall at random, so that two runs with one seed would differ in their token ids.)
 
     Args:
         texts (`Iterable[str]`): The training split's texts; pass no others, or their words leak.
@@ -201,29 +206,40 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, lowercase: bool = Tru
         lowercase (`bool`): Lower the case, and strip accents with it, as BERT's uncased tokenizers do.
 
     Returns:
-        `PreTrainedTokenizerFast` that wraps a text as `[CLS] … [SEP]`, a pair as `[CLS] … [SEP] … [SEP]` with token types
-        0 and 1.
+        `PreTrainedTokenizerFast` that wraps a text as `[CLS] … [SEP]`, a pair as `[CLS] … [SEP] … [SEP]` with token
+        types 0 and 1.
     """
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     special["mask_token"] = "[MASK]"
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    words: Counter[str] = Counter()
+    for text in texts:
+        words.update(word for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text)))
+    characters: Counter[str] = Counter()
+    for word, count in words.items():
+        for piece in (word[0], *(f"##{character}" for character in word[1:])):
+            characters[piece] += count
+    tokens = dict.fromkeys([*special.values(), *_by_frequency(characters), *_by_frequency(words)])
+    vocab = {token: index for index, token in enumerate(list(tokens)[:vocab_size])}
+    tokenizer = Tokenizer(models.WordPiece(vocab=vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=list(special.values()), show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
         pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+        special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         **special,
     )
+
+
+def _by_frequency(counts: Counter[str]) -> list[str]:
+    return sorted(counts, key=lambda item: (-counts[item], item))
 
 
 def _to_pixels(image: Any) -> Tensor:

@@ -12,7 +12,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
@@ -93,6 +93,9 @@ class _Permitted:
     """A permitted global. It can be called, and nothing else: the pickle can set no attribute on it."""
 
     __slots__ = ("constructor", "name", "unpickler")
+    name: str
+    constructor: Callable[..., Any]
+    unpickler: _RestrictedUnpickler
 
     def __init__(self, name: str, constructor: Callable[..., Any], unpickler: _RestrictedUnpickler):
         object.__setattr__(self, "name", name)
@@ -159,7 +162,7 @@ def _reconstruct_array(subtype: Any, shape: Any, typecode: Any) -> _ArrayStandIn
     return _ArrayStandIn()
 
 
-def _array_from_buffer(data: Any, dtype: Any, shape: tuple[int, ...], order: str = "C") -> np.ndarray:
+def _array_from_buffer(data: Any, dtype: Any, shape: tuple[int, ...], order: Literal["C", "F"] = "C") -> np.ndarray:
     """The array of an in-band buffer; its length must fit the shape, so the pickle cannot claim memory it has not."""
     if isinstance(data, str):  # Python 2
         data = data.encode("latin1")

@@ -6,6 +6,7 @@ from io import BytesIO
 import numpy as np
 import PIL.Image
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
 from .errors import DataError
@@ -158,8 +159,9 @@ def image_sources(data: Dataset, column: str) -> Iterator[tuple[int, str | Bytes
     """The pictures of a column, undecoded: row number, and path or bytes. A path that several rows share comes once."""
     seen: set[str] = set()
     for first_row, array in column_batches(data, column):
-        paths = array.field("path").to_pylist()
-        for offset, embedded in enumerate(array.field("bytes")):
+        # `struct_field`, unlike `array.field`, is null where the picture is.
+        paths = pc.struct_field(array, "path").to_pylist()
+        for offset, embedded in enumerate(pc.struct_field(array, "bytes")):
             if embedded.is_valid:
                 yield first_row + offset, BytesIO(embedded.as_py())
             elif paths[offset] is not None and paths[offset] not in seen:

@@ -78,7 +78,10 @@ def test_a_python_2_pickle_comes_through(load):
     stream = (
         b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x02\x85"
         b"cnumpy\ndtype\nU\x02f8K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
-        + b"U" + bytes([len(data)]) + data + b"tb."
+        + b"U"
+        + bytes([len(data)])
+        + data
+        + b"tb."
     )
     np.testing.assert_array_equal(load(stream), [1.5, -2.0])
 
@@ -190,8 +193,7 @@ def test_copies_of_copies_do_not_fill_the_memory(load):
     text = b"X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20)
     copy = b"h\x01h\x00h\x02\x86R"
     stream = (
-        b"\x80\x02" + text + b"q\x000c_codecs\nencode\nq\x010X\x06\x00\x00\x00latin1q\x020]("
-        + copy * 100_000 + b"e."
+        b"\x80\x02" + text + b"q\x000c_codecs\nencode\nq\x010X\x06\x00\x00\x00latin1q\x020](" + copy * 100_000 + b"e."
     )
     with pytest.raises(UnsafePickleError, match="copies"):
         load(stream)

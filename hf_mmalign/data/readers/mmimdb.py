@@ -123,10 +123,10 @@ def _open_hdf5(path: Path, poster: str, nonfinite: str) -> Source:
         text = _array(file, path, "features", ndim=2)
         vision = _array(file, path, *(("vgg_features", 2) if poster == "vgg" else ("images", 4)))
         genres = _array(file, path, "genres", ndim=2)
-        for field, array in (("vgg_features" if poster == "vgg" else "images", vision), ("genres", genres)):
+        for array in (vision, genres, _array(file, path, "imdb_ids", ndim=1)):
             if len(array) != len(text):
+                field = array.name.strip("/")
                 raise DataError(f"{len(array)} rows, but {len(text)} in features", file=path, field=field)
-        _array(file, path, "imdb_ids", ndim=1)
         if poster == "pixels" and vision.shape[1] != 3:
             raise DataError(f"(N, 3, H, W) is expected, not {vision.shape}", file=path, field="images")
         ranges = _split_ranges(file, len(text), path)

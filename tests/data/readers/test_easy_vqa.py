@@ -59,7 +59,9 @@ def small(shared_data, tmp_path):
 
 
 def test_fraction_and_seed_choose_the_validation_pictures(load, small):
-    chosen = {seed: pictures(load("easy-vqa", small, validation_fraction=0.25, seed=seed)["validation"]) for seed in (0, 1)}
+    chosen = {
+        seed: pictures(load("easy-vqa", small, validation_fraction=0.25, seed=seed)["validation"]) for seed in (0, 1)
+    }
     assert [len(paths) for paths in chosen.values()] == [5, 5]
     assert chosen[0] != chosen[1]
 

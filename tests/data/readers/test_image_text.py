@@ -26,7 +26,9 @@ def test_columns_and_rows(load, hateful_memes):
     row = data["train"][1]
     assert (row["id"], row["text"], row["label"]) == ("11", "meme number 1", 1)
     assert row["image"].size == (21, 16)
-    np.testing.assert_array_equal(np.unique(np.asarray(row["image"].convert("RGB")).reshape(-1, 3), axis=0), [[200, 30, 30]])
+    np.testing.assert_array_equal(
+        np.unique(np.asarray(row["image"].convert("RGB")).reshape(-1, 3), axis=0), [[200, 30, 30]]
+    )
 
 
 def test_images_are_kept_as_paths(load, hateful_memes):

@@ -25,7 +25,7 @@ def test_folder_form(load, mmimdb_folder):
 
 
 def test_folder_form_has_25_genres_by_default(load, mmimdb_folder):
-    with pytest.raises(DataError, match="num_genres.*only 4 genres"):
+    with pytest.raises(DataError, match=r"num_genres.*only 4 genres"):
         load("mmimdb", mmimdb_folder)
     movie = mmimdb_folder / "dataset" / "0000000.json"
     content = json.loads(movie.read_text()) | {"genres": [f"genre {index:02d}" for index in range(30)]}
@@ -103,11 +103,19 @@ def test_nan_features_are_counted_or_replaced(load, mmimdb_hdf5):
     assert text[0, 5] != 0
 
 
+def shorten(file, name):
+    values = file[name][:-1]
+    del file[name]
+    file[name] = values
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda file: file.__delitem__("genres"), "field 'genres': no such array"),
         (lambda file: file.__delitem__("imdb_ids"), "field 'imdb_ids': no such array"),
+        (lambda file: shorten(file, "imdb_ids"), "field 'imdb_ids': 13 rows, but 14 in features"),
+        (lambda file: shorten(file, "vgg_features"), "field 'vgg_features': 13 rows, but 14 in features"),
         (lambda file: file.attrs.__delitem__("split"), "field 'split'.*it has 14"),
         (lambda file: file.attrs.__setitem__("split", [1, 2]), "not Fuel's table"),
         (lambda file: file["genres"].attrs.__setitem__("target_names", '["one"]'), "must list 5 distinct names"),
@@ -141,7 +149,7 @@ def test_no_hdf5_file_at_all(load, tmp_path):
 
 
 def test_options_of_the_other_form_are_refused(load, mmimdb_folder, mmimdb_hdf5):
-    with pytest.raises(DataError, match="'num_genres'.*folder form"):
+    with pytest.raises(DataError, match=r"'num_genres'.*folder form"):
         load("mmimdb", mmimdb_hdf5.path, num_genres=5)
-    with pytest.raises(DataError, match="'poster'.*HDF5 form"):
+    with pytest.raises(DataError, match=r"'poster'.*HDF5 form"):
         load("mmimdb", mmimdb_folder, poster="vgg")

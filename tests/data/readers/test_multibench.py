@@ -131,7 +131,8 @@ def test_an_empty_split_is_named(load, write_pickle, mosei):
 
 
 @pytest.mark.parametrize(
-    ("options", "field"), [({"nonfinite": "ignore"}, "nonfinite"), ({"drop_missing": ["txt"]}, "drop_missing"), ({"task": "x"}, "task")]
+    ("options", "field"),
+    [({"nonfinite": "ignore"}, "nonfinite"), ({"drop_missing": ["txt"]}, "drop_missing"), ({"task": "x"}, "task")],
 )
 def test_wrong_option_values_are_refused(load, write_pickle, mosei, options, field):
     with pytest.raises(DataError, match=field):
