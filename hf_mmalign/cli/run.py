@@ -78,7 +78,9 @@ def train(recipe: Recipe, with_robustness: bool = True) -> dict[str, Any]:
     if trainer.is_world_process_zero():
         arguments.evaluation.robustness &= with_robustness
         _save(trainer, recipe, arguments, dataset, results)
-    trainer.accelerator.wait_for_everyone()
+    if training.world_size > 1:
+        trainer.accelerator.wait_for_everyone()
+        trainer.end()  # a process that leaves with the group's threads running is aborted
     return results
 
 

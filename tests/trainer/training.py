@@ -106,6 +106,7 @@ def main() -> None:
         save_file(weights(trainer.multimodal_model), f"{args.output_dir}/final.safetensors")
         with open(f"{args.output_dir}/log.json", "w", encoding="utf-8") as file:
             json.dump(trainer.state.log_history, file)
+    trainer.end()
 
 
 if __name__ == "__main__":
