@@ -105,7 +105,7 @@ def _train(args, rest: list[str]) -> int:
 def _print_results(results: dict, folder: str) -> None:
     for split in ("validation", "test"):
         values = ", ".join(f"{name} {value:.4f}" for name, value in results[split].items() if isinstance(value, float))
-        print(f"{split}: {values}")
+        print(f"{split}: {values or 'no labels'}")
     print(f"saved in {folder}")
 
 

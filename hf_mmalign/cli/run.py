@@ -73,7 +73,8 @@ def train(recipe: Recipe, with_robustness: bool = True) -> dict[str, Any]:
         "primary_metric": primary_metric(config.problem_type, config.num_labels)[0],
         "train": {"seconds": time.perf_counter() - start, "epochs": trainer.state.epoch, "seed": training.seed},
         "validation": _evaluate(trainer, dataset["validation"], "validation"),
-        "test": _evaluate(trainer, dataset["test"], "test"),
+        # The test labels of some data sets (Hateful Memes) are not public.
+        "test": _evaluate(trainer, dataset["test"], "test") if _has_labels(dataset["test"]) else {},
     }
     if trainer.is_world_process_zero():
         arguments.evaluation.robustness &= with_robustness
@@ -173,6 +174,10 @@ def _check_split(dataset, split: str) -> None:
         raise RecipeError(f"The data set has the splits {list(dataset)}, not {split!r}.")
 
 
+def _has_labels(data) -> bool:
+    return data.data.column("label").null_count < len(data)
+
+
 def _evaluate(trainer: MultimodalTrainer, dataset, prefix: str) -> dict[str, float]:
     metrics = trainer.evaluate(dataset, metric_key_prefix=prefix)
     timing = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
@@ -214,7 +219,8 @@ def _save(trainer: MultimodalTrainer, recipe: Recipe, arguments: Arguments, data
     report = None
     if arguments.evaluation.robustness:
         size = trainer.args.eval_batch_size
-        report = _robustness(model, dataset["test"], trainer.data_collator, arguments.evaluation, size)
+        data = dataset["test"] if results["test"] else dataset["validation"]
+        report = _robustness(model, data, trainer.data_collator, arguments.evaluation, size)
         report.model_name = recipe.path.stem
         report.save(folder)
     _write_card(folder, model, values, results, report)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import sys
@@ -236,7 +237,9 @@ def _score_table(outcome: dict[str, Any], metric: str) -> str:
     rows = []
     for name, variant in outcome["variants"].items():
         runs = variant["runs"].values()
-        cells = [str(Score(tuple(run[split][metric] for run in runs))) for split in ("validation", "test")]
+        cells = [
+            str(Score(tuple(run[split].get(metric, math.nan) for run in runs))) for split in ("validation", "test")
+        ]
         seconds = fmean(run["train"]["seconds"] for run in runs)
         rows.append([name, *cells, f"{seconds:.0f} s"])
     label = metric_label(metric, GREATER_IS_BETTER.get(metric))

@@ -45,6 +45,28 @@ def test_regression_on_another_target(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["problem_type"] == "regression"
 
 
+def test_unlabelled_test_rows_are_no_obstacle(tmp_path):
+    from PIL import Image
+
+    data = tmp_path / "memes"
+    (data / "img").mkdir(parents=True)
+    for split, labelled in (("train", True), ("dev", True), ("test", False)):
+        rows = []
+        for index in range(8):
+            name = f"img/{split}{index}.png"
+            Image.new("RGB", (32, 32), (index * 30, 0, 0)).save(data / name)
+            row = {"id": index, "img": name, "text": f"caption number {index}"}
+            rows.append(json.dumps(row | ({"label": index % 2} if labelled else {})))
+        (data / f"{split}.jsonl").write_text("\n".join(rows))
+    out = tmp_path / "out"
+    source = ["--dataset", "image-text", "--dataset_path", str(data)]
+    assert main(["train", SMOKE, "--output_dir", str(out), *SMALL, *source]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert results["test"] == {}
+    assert "auroc" in results["validation"]
+    assert json.loads((out / "robustness.json").read_text())["settings"]["num_samples"] == 8
+
+
 def test_a_run_leaves_everything_that_loading_needs(trained):
     names = {path.name for path in trained.iterdir()}
     assert names >= {

@@ -61,7 +61,7 @@ def test_case_and_vocabulary_size(tokenizer):
     cased = train_tokenizer(TEXTS, vocab_size=200, lowercase=False)
     assert cased.tokenize("What") != cased.tokenize("what")
     assert "what" in tokenizer.get_vocab()
-    assert len(train_tokenizer(TEXTS, vocab_size=40)) == 40
+    assert len(train_tokenizer(TEXTS, vocab_size=25)) == 25
 
 
 def test_a_rare_or_new_word_is_spelt_out():

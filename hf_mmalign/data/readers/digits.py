@@ -1,7 +1,8 @@
 """Embedded data sets on scikit-learn's handwritten digits: 1797 real pictures of 8×8 pixels, no download.
 
-`digits-captions` — a picture and a sentence; the label says whether the sentence describes the picture. Neither modality
-alone tells anything: every sentence is true exactly as often as false in every split, and so is every picture.
+`digits-captions` — a digit in coloured ink on black or white paper, and a sentence about the digit, the ink or the paper;
+the label says whether the sentence is true. Neither modality alone tells anything: in every split every sentence is true
+exactly as often as false, and so is every picture.
 
 `digits-views` — three feature sequences of one picture, with noise; ten classes, and a regression target (how much ink the
 picture holds). No view suffices.
