@@ -116,7 +116,8 @@ def _sweep(args, rest: list[str]) -> int:
     sweep = read_sweep(recipe, overrides, args.jobs)
     run_sweep(sweep)
     print((sweep.folder / "sweep.md").read_text(encoding="utf-8"))
-    print(f"saved in {sweep.folder}")
+    plots = ", ".join(sorted(path.name for path in sweep.folder.glob("*.png")))
+    print(f"saved in {sweep.folder}: sweep.md, sweep.json{', ' if plots else ''}{plots}, and a folder per run")
     return 0
 
 
