@@ -14,6 +14,8 @@ _PUBLIC = {
     "ot": "hf_mmalign.ot",
     "BertWmaConfig": "hf_mmalign.models.wma.configuration_wma",
     "BertWmaForSequenceClassification": "hf_mmalign.models.wma.modeling_bert_wma",
+    "DecAlignConfig": "hf_mmalign.models.decalign.configuration_decalign",
+    "DecAlignForSequenceClassification": "hf_mmalign.models.decalign.modeling_decalign",
     "ViltWmaConfig": "hf_mmalign.models.wma.configuration_wma",
     "ViltWmaForSequenceClassification": "hf_mmalign.models.wma.modeling_vilt_wma",
     "ModalityEmbedding": "hf_mmalign.models.modeling_base",

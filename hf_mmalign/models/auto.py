@@ -23,10 +23,15 @@ def register() -> None:
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoProcessor
 
     from ..data.processor import MultimodalProcessor
+    from .decalign.modeling_decalign import DecAlignForSequenceClassification
     from .wma.modeling_bert_wma import BertWmaForSequenceClassification
     from .wma.modeling_vilt_wma import ViltWmaForSequenceClassification
 
-    for model in (ViltWmaForSequenceClassification, BertWmaForSequenceClassification):
+    for model in (
+        ViltWmaForSequenceClassification,
+        BertWmaForSequenceClassification,
+        DecAlignForSequenceClassification,
+    ):
         AutoConfig.register(model.config_class.model_type, model.config_class, exist_ok=True)
         AutoModelForSequenceClassification.register(model.config_class, model, exist_ok=True)
         AutoProcessor.register(model.config_class, MultimodalProcessor, exist_ok=True)

@@ -1,7 +1,9 @@
 """Batched optimal transport: costs, solvers with padding and envelope gradients, certificates, multi-marginal plans."""
 
 from .costs import cosine_cost
+from .gaussian import bures_cost
+from .multimarginal import MultiMarginalResult, multi_marginal
 from .problem import TransportResult
-from .solve import solve
+from .solvers import solve
 
-__all__ = ["TransportResult", "cosine_cost", "solve"]
+__all__ = ["MultiMarginalResult", "TransportResult", "bures_cost", "cosine_cost", "multi_marginal", "solve"]

@@ -28,7 +28,7 @@ def ipot(
     a, b = problem.a.unsqueeze(-1), problem.b.unsqueeze(-2)
     kernel = (-problem.cost / step).exp().masked_fill(~problem.valid, 0)
     plan = problem.valid.to(kernel.dtype)
-    left = (a > 0) / (a > 0).sum(-2, keepdim=True).clamp_min(1)
+    left = (a > 0).to(kernel.dtype) / (a > 0).sum(-2, keepdim=True).clamp_min(1)
     log_scaling = torch.zeros_like(a)
     for _ in range(iterations):
         scaled = kernel * plan

@@ -61,6 +61,10 @@ class Problem:
     def cpu(self) -> "Problem":
         return Problem(self.cost.cpu(), self.a.cpu(), self.b.cpu(), self.valid.cpu())
 
+    def __getitem__(self, index: Tensor) -> "Problem":
+        """The problems of these indices."""
+        return Problem(self.cost[index], self.a[index], self.b[index], self.valid[index])
+
     @property
     def mT(self) -> "Problem":  # noqa: N802, torch's own name for it
         """The same problems with the two sides exchanged."""
@@ -109,5 +113,7 @@ def _weights(name: str, weights: Tensor | None, shape: tuple[int, ...], cost: Te
 
 
 def _normalise(weights: Tensor) -> Tensor:
+    """Weights of sum 1. Those far below the dtype's rounding of that 1 become 0: no value could show them."""
     total = weights.sum(-1, keepdim=True)
-    return weights / torch.where(total > 0, total, 1)
+    weights = weights / torch.where(total > 0, total, 1)
+    return weights.masked_fill(weights < 1e-3 * torch.finfo(weights.dtype).eps, 0)

@@ -9,6 +9,9 @@ import ot as pot
 import torch
 from ot.lp.emd_wrap import emd_c_sparse
 
+# POT's simplex takes the largest cost for a bound on all, and finds problems of negative costs infeasible; hence both
+# functions move the lowest cost to 0, which changes every plan's cost alike.
+
 # The simplex needs some tens of pivots per token; this only stops one that cycles on rounding errors.
 _MAX_PIVOTS = 10_000_000
 _OPTIMAL = 1
@@ -26,9 +29,12 @@ class ArcSolution(NamedTuple):
 
 def solve_dense(a: np.ndarray, b: np.ndarray, cost: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Optimal plan (n, m) and potentials (n,), (m,) of one problem with positive weights of equal sums, in float64."""
-    cost = np.ascontiguousarray(cost, dtype=np.float64)
+    lowest = cost.min()
+    cost = np.ascontiguousarray(cost - lowest, dtype=np.float64)
     plan, log = pot.emd(a, b, cost, _MAX_PIVOTS, log=True, center_dual=False, check_marginals=False)
-    return plan, log["u"], log["v"]
+    if log["result_code"] != _OPTIMAL:
+        raise RuntimeError(f"POT's network simplex failed on a problem of {a.size} x {b.size}: {log['warning']}")
+    return plan, log["u"] + lowest, log["v"]
 
 
 def solve_on_arcs(
@@ -39,11 +45,11 @@ def solve_on_arcs(
     POT's public entrance takes a scipy matrix and costs 0.1 ms a call in conversions, more than a small problem's
     solution; this calls the compiled function behind it.
     """
-    *flows, _, f, g, status = emd_c_sparse(a, b, source.view(np.uint64), target.view(np.uint64), cost, _MAX_PIVOTS)
+    lowest, arcs = cost.min(), (source.view(np.uint64), target.view(np.uint64))
+    source, target, flow, _, f, g, status = emd_c_sparse(a, b, *arcs, cost - lowest, _MAX_PIVOTS)
     if status != _OPTIMAL:
         return None
-    source, target, flow = flows
-    return ArcSolution(source.view(np.int64), target.view(np.int64), flow, f, g)
+    return ArcSolution(source.view(np.int64), target.view(np.int64), flow, f + lowest, g)
 
 
 def over_threads(function: Callable[[int], None], count: int) -> None:

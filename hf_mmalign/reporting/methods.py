@@ -64,6 +64,18 @@ METHODS: dict[str, Method] = {
         ("wma_alpha", "wma_beta"),
         _WMA_PAPER,
     ),
+    "decalign": Method(
+        "DecAlign",
+        "decalign",
+        "Each modality's features are decoupled into unique and common ones. Beside the task loss, prototypes of the unique "
+        "features are aligned across modalities by multi-marginal optimal transport, and the common features by their "
+        "moments and the maximum mean discrepancy. A cross-modal transformer fuses the unique features.",
+        ("decalign_alpha", "decalign_beta", "num_prototypes"),
+        Paper(
+            "DecAlign: Hierarchical Cross-Modal Alignment for Decoupled Multimodal Representation Learning",
+            "Chengxuan Qian, Shuo Xing, Shawn Li, Yue Zhao, Zhengzhong Tu",
+        ),
+    ),
 }
 
 
@@ -73,6 +85,8 @@ def method_of(config: Any) -> str:
     Raises:
         ValueError: If it is none of them.
     """
+    if config.model_type in METHODS:
+        return config.model_type
     if not hasattr(config, "wma_alpha"):
         raise ValueError(
             f"A config of type {config.model_type!r} does not tell its method; it is one of {list(METHODS)}."

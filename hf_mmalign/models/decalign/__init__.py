@@ -1,0 +1,1 @@
+"""DecAlign (Qian et al.): hierarchical alignment of decoupled modality-unique and modality-common features."""

@@ -1,0 +1,92 @@
+"""The one entrance to the solvers."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .certificates import lower_bound
+from .exact import exact
+from .hybrid import hybrid
+from .interior_point import interior_point
+from .ipot import ipot
+from .problem import Problem, TransportResult
+from .shortlist import shortlist
+
+Solver = Literal["auto", "hybrid", "shortlist", "interior_point", "exact", "ipot"]
+
+
+def solve(
+    cost: Tensor,
+    a: Tensor | None = None,
+    b: Tensor | None = None,
+    *,
+    solver: Solver = "auto",
+    tolerance: float = 3e-3,
+    iterations: int | None = None,
+    step: float = 0.5,
+    certificate: bool = False,
+    unroll: bool = False,
+) -> TransportResult:
+    """Solves a batch of optimal transport problems: min ⟨cost, plan⟩ over plans with row sums a and column sums b.
+
+    This is the distance D of the WMA paper (Eqs. 6–8). The value's gradient with respect to the cost is the plan, as
+    the envelope theorem has it; the plan itself is a constant. Weights never receive a gradient.
+
+    Args:
+        cost: (…, n, m), any floating dtype; solved in fp32 (fp64 if given), also under autocast.
+        a: (…, n) nonnegative weights of the rows in any dtype, so a mask will do; 0 is padding, whose costs are never
+            looked at. Normalised to sum 1 per problem. None: uniform.
+        b: (…, m), the same for the columns. A problem with no weight on a side has plan 0, value 0 and gradient 0.
+        solver: how to solve.
+
+            - ``"auto"``: ``"hybrid"`` for CPU tensors, ``"interior_point"`` for others.
+            - ``"hybrid"``: annealed Sinkhorn, and ``"shortlist"`` where duality does not prove it right; always on the
+              CPU.
+            - ``"shortlist"``: exact simplex on few arcs, with the others priced by duality; always on the CPU.
+            - ``"interior_point"``: batched Mehrotra steps on the tensors' device, which never waits for it.
+            - ``"exact"``: POT's network simplex on all arcs in fp64; always on the CPU.
+            - ``"ipot"``: 50 proximal steps of 0.5 as in UNITER and ViLT; up to tens of percent above the optimum.
+        tolerance: relative error of the value at which ``"hybrid"`` and ``"shortlist"`` (proven) and
+            ``"interior_point"`` (aimed at) stop. ``"exact"`` has none, and ``"ipot"`` knows none.
+        iterations: at most so many of ``"interior_point"`` (default 14), exactly so many of ``"ipot"`` (default 50).
+        step: proximal step of ``"ipot"``, in units of the cost.
+        certificate: also return a lower bound on the optimal value, from the solver's dual potentials.
+        unroll: differentiate through the iterations of ``"ipot"``, plan included; costs memory per iteration. The
+            others find vertices of a polytope, which do not move with the cost.
+
+    Returns:
+        Plan (…, n, m), value (…) and lower bound (…) in fp32 or fp64. A problem with a valid cost that is not finite
+        has value NaN.
+
+    Raises:
+        ValueError: for shapes that do not fit, an unknown solver, or an ``unroll`` that has no meaning; on the CPU
+            also for weights that are negative or not finite (elsewhere looking would stall the device).
+    """
+    if solver == "auto":
+        solver = "hybrid" if cost.device.type == "cpu" else "interior_point"
+    if solver not in get_args(Solver):
+        raise ValueError(f"solver must be one of {', '.join(get_args(Solver))}; got {solver!r}")
+    if unroll and solver != "ipot":
+        raise ValueError(f'unroll needs solver="ipot": the plan of {solver!r} is piecewise constant in the cost')
+    with torch.autocast(cost.device.type, enabled=False):
+        problem = Problem.build(cost, a, b)
+        with torch.set_grad_enabled(unroll and torch.is_grad_enabled()):
+            plan, f = _call(solver, problem, tolerance, iterations, step, certificate)
+        value = (plan * problem.cost).sum((-2, -1))
+        bound = lower_bound(problem, f).reshape(cost.shape[:-2]) if certificate else None
+        return TransportResult(plan.reshape(cost.shape), value.reshape(cost.shape[:-2]), bound)
+
+
+def _call(
+    solver: Solver, problem: Problem, tolerance: float, iterations: int | None, step: float, certificate: bool
+) -> tuple[Tensor, Tensor | None]:
+    if solver == "ipot":
+        return ipot(problem, step=step, iterations=iterations or 50, potentials=certificate)
+    if solver == "interior_point":
+        return interior_point(problem, tolerance=tolerance, iterations=iterations or 14)
+    if solver == "hybrid":
+        return hybrid(problem, tolerance=tolerance)
+    if solver == "shortlist":
+        return shortlist(problem, tolerance=tolerance)
+    return exact(problem)
