@@ -24,8 +24,8 @@ class TemporalProjection(nn.Conv1d):
             mask (`torch.BoolTensor` of shape `(B, T)`): Valid steps. Padding enters the convolution as 0.
 
         Returns:
-            Tokens `(B, T', hidden_size)` and their mask `(B, T')`, the first T' columns of `mask`: a sequence shorter than the
-            kernel keeps its steps.
+            Tokens `(B, T', hidden_size)` and their mask `(B, T')`, the first T' columns of `mask`: a sequence shorter than
+            the kernel keeps its steps.
         """
         features = features.to(self.weight.dtype)
         (kernel_size,) = self.kernel_size

@@ -67,9 +67,9 @@ METHODS: dict[str, Method] = {
     "decalign": Method(
         "DecAlign",
         "decalign",
-        "Each modality's features are decoupled into unique and common ones. Beside the task loss, prototypes of the unique "
-        "features are aligned across modalities by multi-marginal optimal transport, and the common features by their "
-        "moments and the maximum mean discrepancy. A cross-modal transformer fuses the unique features.",
+        "Each modality's features are decoupled into unique and common ones. Beside the task loss, prototypes of the "
+        "unique features are aligned across modalities by multi-marginal optimal transport, and the common features by "
+        "their moments and the maximum mean discrepancy. A cross-modal transformer fuses the unique features.",
         ("decalign_alpha", "decalign_beta", "num_prototypes"),
         Paper(
             "DecAlign: Hierarchical Cross-Modal Alignment for Decoupled Multimodal Representation Learning",

@@ -10,7 +10,13 @@ WIDTHS = {"text": 6, "vision": 4, "audio": 3}
 
 def build(**fields) -> DecAlignForSequenceClassification:
     torch.manual_seed(0)
-    defaults = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "num_labels": 1, "num_prototypes": 3}
+    defaults = {
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "num_labels": 1,
+        "num_prototypes": 3,
+    }
     return DecAlignForSequenceClassification(DecAlignConfig(feature_sizes=WIDTHS, **defaults | fields))
 
 

@@ -46,7 +46,7 @@ class DecAlignConfig(MultimodalConfigMixin, PreTrainedConfig):
             Positions of the tokens in the cross-modal transformers; `"none"` is official, and blind to the order in time.
         feature_dropout, attention_dropout (`float` or `dict[str, float]`, default to 0.0 and 0.1):
             On the features that enter, and on attention weights; one number or one for each modality.
-        embedding_dropout, activation_dropout, residual_dropout, classifier_dropout (`float`, default to 0.1, the last to 0):
+        embedding_dropout, activation_dropout, residual_dropout, classifier_dropout (`float`, default to 0.1, last to 0):
             On the tokens that enter the cross-modal transformers, after their ReLU, on what each of their sublayers adds,
             and before the head (there also inside the latent encoders of Section 3.3.1).
         layer_norm_eps (`float`, defaults to 1e-5): Of the cross-modal transformers.
