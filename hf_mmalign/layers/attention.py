@@ -8,11 +8,9 @@ from torch.autograd.function import once_differentiable
 from .dropout import dropped_indices
 
 # Weights are made block by block, so that a block stays in a core's cache from the first product to the last.
-_BLOCK_BYTES = 1 << 19
-# Without dropout, PyTorch's kernel, which makes the weights anew in backward, is better than keeping more than this.
-_MOST_BYTES = 1 << 26
-# exp of such a score, and the sum of any number of them that fits in memory, is far from overflow and from underflow.
-_LARGEST_SCORE = 60.0
+_BLOCK_BYTES = 1 << 20
+# exp of such a score, and the sum of as many of them as fit in memory, is far from overflow and from underflow.
+_LARGEST_SCORE = 70.0
 
 
 def attention(
@@ -20,9 +18,9 @@ def attention(
 ) -> Tensor:
     """softmax(Q Kᵀ / √d) V per head, with dropout on the softmax.
 
-    This is [`torch.nn.functional.scaled_dot_product_attention`], and calls it except for training in single precision on
-    a CPU. There PyTorch has no fused kernel with dropout; and for the few, narrow heads and short sequences of multimodal
-    fusion, keeping the weights for backward and multiplying in the layout that suits the matrix library is faster.
+    This is [`torch.nn.functional.scaled_dot_product_attention`], and calls it except for training in single precision on a
+    CPU. There PyTorch has no fused kernel with dropout; and its kernel without is made for wider heads and longer sequences
+    than those of multimodal fusion.
 
     Args:
         queries (`torch.Tensor` of shape `(B, heads, T, d)`), keys, values (`(B, heads, S, d)`): Of one dtype.
@@ -32,79 +30,81 @@ def attention(
     Returns:
         `torch.Tensor` of shape `(B, heads, T, d)`.
     """
-    if queries.device.type == "cpu" and queries.dtype == torch.float32:
-        trained = torch.is_grad_enabled() and any(part.requires_grad for part in (queries, keys, values))
-        small = queries[..., 0].numel() * keys.shape[2] * queries.element_size() <= _MOST_BYTES
-        if dropout_p > 0 or (trained and small):
-            return _KeptAttention.apply(queries, keys, values, mask, dropout_p)
+    trained = torch.is_grad_enabled() and any(part.requires_grad for part in (queries, keys, values))
+    if (trained or dropout_p > 0) and queries.device.type == "cpu" and queries.dtype == torch.float32:
+        return _BlockwiseAttention.apply(queries, keys, values, mask, dropout_p)
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout_p)
 
 
-class _KeptAttention(torch.autograd.Function):
-    """Keeps for backward the exponentials E of the scores, before normalisation: softmax is E / (sum of E over keys).
+class _BlockwiseAttention(torch.autograd.Function):
+    """Keeps no weights for backward: making a block of them again is cheaper than fetching it from memory.
 
-    All heads of all samples make one batch of N, and E is laid out `(N, S, T)`, keys first: then products with it have a
-    long last axis, where the matrix library would waste most of its vector registers on the few features of a head.
+    All heads of all samples make one batch of N. Its weights E = exp(scores), normalised by their sum over keys only in the
+    result, are laid out `(N, S, T)`, keys first: products with them then have a long last axis, where the few features of a
+    head would leave most of a vector register empty.
     """
 
     @staticmethod
     def forward(ctx, queries, keys, values, mask, dropout_p):
-        ctx.scale, ctx.value_scale = queries.shape[-1] ** -0.5, 1 / (1 - dropout_p)
+        ctx.shape, ctx.scale, ctx.value_scale = queries.shape, queries.shape[-1] ** -0.5, 1 / (1 - dropout_p)
         batch, heads, length, width = queries.shape
-        bias = _bias(mask, heads) if mask is not None and not bool(mask.all()) else None
         queries = torch.mul(queries, ctx.scale, out=queries.new_empty(queries.shape)).flatten(0, 1)
         keys, values = keys.flatten(0, 1), values.flatten(0, 1)
-        exponentials = queries.new_empty(batch * heads, keys.shape[1], length)
-        sums = queries.new_empty(batch * heads, 1, length)
-        output = queries.new_empty(batch * heads, width, length)
-        shift = _largest_score(queries, keys) > _LARGEST_SCORE
-        dropped, buffer = [], _block_buffer(exponentials)
-        for block in _blocks(exponentials):
-            weights = torch.bmm(keys[block], queries[block].mT, out=exponentials[block])
+        bias = None if mask is None or bool(mask.all()) else _bias(mask, heads)
+        shift = queries.new_empty(len(queries), 1, length) if _largest_score(queries, keys) > _LARGEST_SCORE else None
+        sums = queries.new_empty(len(queries), 1, length)
+        output = queries.new_empty(len(queries), width, length)
+        blocks, dropped = _blocks(queries, keys), []
+        buffer = queries.new_empty(blocks[0].stop, keys.shape[1], length)
+        for block in blocks:
+            weights = torch.bmm(keys[block], queries[block].mT, out=buffer[: block.stop - block.start])
             if bias is not None:
                 weights += bias[block]
-            if shift:
-                weights -= weights.amax(dim=1, keepdim=True)
+            if shift is not None:
+                weights -= torch.amax(weights, dim=1, keepdim=True, out=shift[block])
             torch.sum(weights.exp_(), dim=1, keepdim=True, out=sums[block])
             if dropout_p > 0:
                 dropped.append(dropped_indices(weights.numel(), dropout_p))
-                weights = _without(weights, dropped[-1], buffer)
+                weights.view(-1).index_fill_(0, dropped[-1], 0)
             torch.bmm(values[block].mT, weights, out=output[block])
         output *= ctx.value_scale / sums
-        ctx.save_for_backward(queries, keys, values, exponentials, sums, output, *dropped)
+        ctx.blocks = blocks
+        ctx.save_for_backward(queries, keys, values, bias, shift, sums, output, *dropped)
         return output.view(batch, heads, width, length).mT
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        queries, keys, values, exponentials, sums, output, *dropped = ctx.saved_tensors
-        shape = gradient.shape
+        queries, keys, values, bias, shift, sums, output, *dropped = ctx.saved_tensors
         gradient = gradient.mT.flatten(0, 1) / sums  # (N, d, T)
         # The softmax's backward needs its products with its own gradient, summed over keys: output times gradient.
         products = (gradient * output).sum(dim=1, keepdim=True)
         gradient *= ctx.value_scale
         d_queries, d_keys, d_values = torch.empty_like(output), torch.empty_like(keys), torch.empty_like(values)
-        buffer, kept_buffer = _block_buffer(exponentials), _block_buffer(exponentials)
-        for i, block in enumerate(_blocks(exponentials)):
-            weights = exponentials[block]
-            kept = _without(weights, dropped[i], kept_buffer) if dropped else weights
-            torch.bmm(kept, gradient[block].mT, out=d_values[block])
-            d_scores = torch.bmm(values[block], gradient[block], out=buffer[: len(weights)])
+        buffers = queries.new_empty(3 if dropped else 2, ctx.blocks[0].stop, keys.shape[1], queries.shape[1])
+        for i, block in enumerate(ctx.blocks):
+            weights, d_scores, *kept = buffers[:, : block.stop - block.start]
+            torch.bmm(keys[block], queries[block].mT, out=weights)
+            if bias is not None:
+                weights += bias[block]
+            if shift is not None:
+                weights -= shift[block]
+            weights.exp_()
+            torch.bmm(values[block], gradient[block], out=d_scores)
             if dropped:
+                kept = kept[0].copy_(weights)
+                kept.view(-1).index_fill_(0, dropped[i], 0)
                 d_scores.mul_(kept).addcmul_(weights, products[block], value=-1)
             else:
+                kept = weights
                 d_scores.sub_(products[block]).mul_(weights)
+            torch.bmm(kept, gradient[block].mT, out=d_values[block])
             torch.bmm(keys[block].mT, d_scores, out=d_queries[block])
             torch.bmm(d_scores, queries[block], out=d_keys[block])
         d_queries *= ctx.scale
-        key_shape = (*shape[:2], *keys.shape[1:])
-        return (
-            d_queries.view(*shape[:2], *output.shape[1:]).mT,
-            d_keys.view(key_shape),
-            d_values.view(key_shape),
-            None,
-            None,
-        )
+        batch, heads, length, width = ctx.shape
+        d_keys, d_values = (part.view(batch, heads, -1, width) for part in (d_keys, d_values))
+        return d_queries.view(batch, heads, width, length).mT, d_keys, d_values, None, None
 
 
 def _bias(mask: Tensor, heads: int) -> Tensor:
@@ -114,22 +114,13 @@ def _bias(mask: Tensor, heads: int) -> Tensor:
 
 
 def _largest_score(queries: Tensor, keys: Tensor) -> float:
-    """A bound on |q · k|; infinite or NaN inputs give infinity."""
+    """A bound on |q · k|; infinity for inputs that are not finite."""
     bound = (torch.linalg.vecdot(queries, queries).max() * torch.linalg.vecdot(keys, keys).max()).sqrt()
     return float(bound.nan_to_num(torch.inf))
 
 
-def _blocks(weights: Tensor) -> list[slice]:
-    step = max(1, _BLOCK_BYTES // (weights[0].numel() * weights.element_size()))
-    return [slice(start, start + step) for start in range(0, len(weights), step)]
-
-
-def _block_buffer(weights: Tensor) -> Tensor:
-    return torch.empty_like(weights[_blocks(weights)[0]])
-
-
-def _without(weights: Tensor, dropped: Tensor, buffer: Tensor) -> Tensor:
-    """A block of weights with 0 where dropped, written into a buffer of at least its length."""
-    kept = buffer[: len(weights)].copy_(weights)
-    kept.view(-1).index_fill_(0, dropped, 0)
-    return kept
+def _blocks(queries: Tensor, keys: Tensor) -> list[slice]:
+    """Slices of the batch, the first one the longest, whose weights fill a block each."""
+    size, count = queries.shape[1] * keys.shape[1] * queries.element_size(), len(queries)
+    step = max(1, _BLOCK_BYTES // size)
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]

@@ -80,7 +80,8 @@ class CrossModalLayer(nn.Module):
         self.activation_dropout = activation_dropout
         self.residual_dropout = residual_dropout
         self.query_projection = nn.Linear(hidden_size, hidden_size)
-        self.key_projection = nn.Linear(hidden_size, hidden_size)
+        # A bias would add the same to all scores of a query, which the softmax does not see.
+        self.key_projection = nn.Linear(hidden_size, hidden_size, bias=False)
         self.value_projection = nn.Linear(hidden_size, hidden_size)
         self.output_projection = nn.Linear(hidden_size, hidden_size)
         self.attention_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)

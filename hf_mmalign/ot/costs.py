@@ -1,5 +1,7 @@
 """Cost functions between tokens."""
 
+import contextlib
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,13 @@ _SMALLEST_NORM = 1e-8
 def full_precision(x: Tensor) -> Tensor:
     """``x`` in fp32, or unchanged where it is fp64: transport is never computed in half precision."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def no_autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """A region where autocast, if on, does not reach; devices that know no autocast (meta) need none."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
 
 
 def cosine_cost(x: Tensor, y: Tensor) -> Tensor:
@@ -25,7 +34,7 @@ def cosine_cost(x: Tensor, y: Tensor) -> Tensor:
     """
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(f"x and y must have the same feature size, got x {tuple(x.shape)} and y {tuple(y.shape)}")
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x.device):
         x, y = full_precision(x), full_precision(y)
         if x.dtype != y.dtype:
             x, y = x.double(), y.double()

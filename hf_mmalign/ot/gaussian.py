@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .costs import full_precision
+from .costs import full_precision, no_autocast
 
 
 def bures_cost(mean_x: Tensor, covariance_x: Tensor, mean_y: Tensor, covariance_y: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def bures_cost(mean_x: Tensor, covariance_x: Tensor, mean_y: Tensor, covariance_
             )
     if mean_x.shape[-1] != mean_y.shape[-1]:
         raise ValueError(f"mean_x and mean_y must have the same width, got {mean_x.shape[-1]} and {mean_y.shape[-1]}")
-    with torch.autocast(mean_x.device.type, enabled=False):
+    with no_autocast(mean_x.device):
         tensors = [full_precision(x) for x in (mean_x, covariance_x, mean_y, covariance_y)]
         if any(x.dtype == torch.float64 for x in tensors):
             tensors = [x.double() for x in tensors]

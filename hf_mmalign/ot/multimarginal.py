@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .costs import full_precision
+from .costs import full_precision, no_autocast
 from .rounding import round_to_marginals
 
 _CHECK_EVERY = 10
@@ -68,7 +68,7 @@ def multi_marginal(
     if not epsilon > 0:
         raise ValueError(f"epsilon must be positive, got {epsilon}")
     batch, sizes = cost.shape[: cost.dim() - count], cost.shape[cost.dim() - count :]
-    with torch.autocast(cost.device.type, enabled=False):
+    with no_autocast(cost.device):
         flat = full_precision(cost).reshape(-1, *sizes) if batch else full_precision(cost).unsqueeze(0)
         weights = [_weights(k, w, (*batch, sizes[k]), flat) for k, w in enumerate(marginals)]
         solvable = torch.stack([w.sum(-1) > 0 for w in weights]).all(0)

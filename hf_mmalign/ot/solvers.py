@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .certificates import lower_bound
+from .costs import no_autocast
 from .exact import exact
 from .hybrid import hybrid
 from .interior_point import interior_point
@@ -69,7 +70,7 @@ def solve(
         raise ValueError(f"solver must be one of {', '.join(get_args(Solver))}; got {solver!r}")
     if unroll and solver != "ipot":
         raise ValueError(f'unroll needs solver="ipot": the plan of {solver!r} is piecewise constant in the cost')
-    with torch.autocast(cost.device.type, enabled=False):
+    with no_autocast(cost.device):
         problem = Problem.build(cost, a, b)
         with torch.set_grad_enabled(unroll and torch.is_grad_enabled()):
             plan, f = _call(solver, problem, tolerance, iterations, step, certificate)

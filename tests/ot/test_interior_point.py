@@ -22,17 +22,16 @@ class _Counter(TorchDispatchMode):
 
 
 def _operators(batch: int, n: int, m: int, iterations: int) -> int:
-    """Runs on the meta device, whose tensors have no values: whatever asked for one would fail."""
-    cost = torch.empty(batch, n, m, device="meta")
-    problem = Problem.build(cost, torch.empty(batch, n, device="meta"), torch.empty(batch, m, device="meta"))
+    """Solves on the meta device, whose tensors have no values: whatever asked for one would fail."""
+    cost, a, b = (torch.empty(batch, *size, device="meta") for size in ((n, m), (n,), (m,)))
     with _Counter() as counter:
-        plan, f = interior_point(problem, iterations=iterations)
-    assert plan.shape == cost.shape
-    assert f.shape == (batch, n)
+        result = ot.solve(cost, a, b, iterations=iterations, certificate=True)
+    assert result.plan.shape == cost.shape
+    assert result.value.shape == result.lower_bound.shape == (batch,)
     return counter.launches
 
 
-def test_never_reads_a_value_on_an_accelerator_and_its_work_list_is_fixed():
+def test_the_default_on_accelerators_never_reads_a_value_and_its_work_list_is_fixed():
     assert _operators(2, 8, 9, 14) == _operators(64, 145, 200, 14)
     per_iteration = _operators(4, 10, 12, 11) - _operators(4, 10, 12, 10)
     assert per_iteration <= 100

@@ -123,8 +123,8 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
             bound = math.sqrt(6 / (4 * self.config.hidden_size))  # Glorot's, of the three projections as one matrix
             for projection in (module.query_projection, module.key_projection, module.value_projection):
                 init.uniform_(projection.weight, -bound, bound)
+            for projection in (module.query_projection, module.value_projection, module.output_projection):
                 init.zeros_(projection.bias)
-            init.zeros_(module.output_projection.bias)
         elif isinstance(module, HierarchicalAlignment):
             for buffer in module.buffers(recurse=False):
                 init.constant_(buffer, torch.nan)
