@@ -1,13 +1,34 @@
 """Wasserstein Modality Alignment (Zhi et al.): token-level optimal transport between the modalities of one tower."""
 
+from typing import NamedTuple
+
 import torch
 
 from .. import ot
 
 
+class TransportDistance(NamedTuple):
+    """Optimal-transport distances of a batch.
+
+    Attributes:
+        value: `(B,)` fp32 D_i, 0 where a sample misses a modality.
+        valid: `(B,)` bool, the samples that have both.
+        gap: `(B,)` fp32, how far above the true distance the value can be (value − dual bound); `None` unless asked for.
+    """
+
+    value: torch.Tensor
+    valid: torch.Tensor
+    gap: torch.Tensor | None
+
+
 def transport_distance(
-    x: torch.Tensor, y: torch.Tensor, x_mask: torch.Tensor, y_mask: torch.Tensor, solver: str = "auto"
-) -> tuple[torch.Tensor, torch.Tensor]:
+    x: torch.Tensor,
+    y: torch.Tensor,
+    x_mask: torch.Tensor,
+    y_mask: torch.Tensor,
+    solver: str = "auto",
+    certificate: bool = False,
+) -> TransportDistance:
     """Optimal-transport distance between two token sets of each sample (Eqs. 5–8).
 
     D_i = ⟨C, T*⟩ with C[p, q] = 1 − cos(x_p, y_q) and uniform marginals over the valid tokens (Eq. 7). The plan is a
@@ -19,12 +40,13 @@ def transport_distance(
         x_mask, y_mask (`torch.Tensor` of shapes `(B, n)`, `(B, m)`): Valid tokens.
         solver (`str`): As in :func:`hf_mmalign.ot.solve`; `"ipot"` is the paper's.
 
-    Returns:
-        Distances, `(B,)` fp32, 0 where a sample misses one of the two, and the `(B,)` bool mask of samples that have both.
+        certificate (`bool`): Also bound the solver's error by duality.
     """
     valid = x_mask.any(dim=1) & y_mask.any(dim=1)
-    distance = ot.solve(ot.cosine_cost(x, y), x_mask, y_mask, solver=solver).value
-    return torch.where(valid, distance, torch.zeros_like(distance)), valid
+    _, value, bound = ot.solve(ot.cosine_cost(x, y), x_mask, y_mask, solver=solver, certificate=certificate)
+    zero = torch.zeros_like(value)
+    gap = None if bound is None else torch.where(valid, value.detach() - bound, zero).clamp_min(0)
+    return TransportDistance(torch.where(valid, value, zero), valid, gap)
 
 
 def alignment_penalty(

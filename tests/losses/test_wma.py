@@ -21,7 +21,7 @@ def exact_distance(x: torch.Tensor, y: torch.Tensor) -> float:
 def test_distance_is_the_exact_one_over_valid_tokens_only():
     (x, x_mask), (y, y_mask) = masked_tokens([3, 5, 1], seed=1), masked_tokens([4, 2, 7], seed=2)
     x[~x_mask], y[~y_mask] = 1e4, -1e4  # padding must not matter
-    distance, valid = transport_distance(x, y, x_mask, y_mask)
+    distance, valid, _ = transport_distance(x, y, x_mask, y_mask)
     expected = [exact_distance(x[i, x_mask[i]], y[i, y_mask[i]]) for i in range(3)]
     assert valid.all()
     np.testing.assert_allclose(distance.numpy(), expected, rtol=5e-3)
@@ -31,7 +31,7 @@ def test_a_sample_without_one_modality_has_distance_zero_and_no_gradient():
     (x, x_mask), (y, y_mask) = masked_tokens([3, 3]), masked_tokens([4, 4], seed=2)
     y_mask[1] = False
     x.requires_grad_()
-    distance, valid = transport_distance(x, y, x_mask, y_mask)
+    distance, valid, _ = transport_distance(x, y, x_mask, y_mask)
     distance.sum().backward()
     assert valid.tolist() == [True, False]
     assert distance[1] == 0

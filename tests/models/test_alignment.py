@@ -33,7 +33,7 @@ def distances(model, batch):
     pairs = {}
     for m, n in model.config.modality_pairs:
         x, y = encoded[m], encoded[n]
-        pairs[m, n] = transport_distance(x.tokens, y.tokens, x.content_mask, y.content_mask)
+        pairs[m, n] = transport_distance(x.tokens, y.tokens, x.content_mask, y.content_mask)[:2]
     return pairs
 
 
@@ -138,6 +138,23 @@ def test_fp32_island_under_bf16_autocast():
     assert output.losses["wma"].dtype == torch.float32
     output.loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("solver", ["auto", "ipot"])
+def test_the_certificate_covers_the_solver_s_error_and_weighs_nothing(solver):
+    model, batch = build(wma_solver=solver, wma_certificate=True), make_batch()
+    model.calibrate([batch])
+    output = model(**batch, labels=LABELS)
+    exact = build(wma_solver="exact")
+    error = max(
+        (distance - true).max()
+        for (distance, _), (true, _) in zip(
+            distances(model, batch).values(), distances(exact, batch).values(), strict=True
+        )
+    )
+    assert error - 1e-6 <= output.losses["wma_gap"] <= error + (0.05 if solver == "ipot" else 0.005)
+    torch.testing.assert_close(output.loss, output.losses["task"] + output.losses["wma"])
+    assert "wma_gap" not in build()(**batch, labels=LABELS).losses
 
 
 def test_training_moves_the_distance_to_its_target():

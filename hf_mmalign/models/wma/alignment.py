@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import nn
 from transformers.utils import logging
 
-from ...losses.wma import alignment_penalty, transport_distance
+from ...losses.wma import TransportDistance, alignment_penalty, transport_distance
 from ..modeling_base import ModalityEmbedding
 from .configuration_wma import WmaFields
 
@@ -26,6 +26,7 @@ class WassersteinModalityAlignment(nn.Module):
         self.pairs = config.modality_pairs
         self.beta = float(config.wma_beta)
         self.solver = config.wma_solver
+        self.certificate = config.wma_certificate
         self.active = config.wma_alpha > 0 and len(self.pairs) > 0
         self.batch_reference = config.wma_reference == "batch"
         self._settled = False
@@ -40,18 +41,28 @@ class WassersteinModalityAlignment(nn.Module):
         self._settled = not bool(self.reference.isnan().any())
         return not self._settled
 
-    def forward(self, encoded: dict[str, ModalityEmbedding]) -> torch.Tensor:
-        """Σ_{m<n} mean_i (D_i^{mn} − β·D̄^{mn})², `()` fp32 (Eq. 10, without α)."""
-        penalties = []
+    def forward(self, encoded: dict[str, ModalityEmbedding]) -> dict[str, torch.Tensor]:
+        """Components of the loss, `()` fp32 each.
+
+        `wma` is Σ_{m<n} mean_i (D_i^{mn} − β·D̄^{mn})² (Eq. 10, without α). With `wma_certificate`, `wma_gap` is
+        the most by which the solver can have overestimated any of the distances D_i.
+        """
+        penalties, gaps = [], []
         for index, (m, n) in enumerate(self.pairs):
             if m not in encoded or n not in encoded:
                 continue
-            distance, valid = self._distance(encoded[m], encoded[n])
+            distance, valid, gap = self._distance(encoded[m], encoded[n], self.certificate)
             reference = self.reference[index]
             if self.batch_reference and self.beta:
                 reference = self._batch_mean(distance.detach(), valid)
             penalties.append(alignment_penalty(distance, valid, reference, self.beta))
-        return torch.stack(penalties).sum() if penalties else self.reference.new_zeros(())
+            if gap is not None:
+                gaps.append(gap.amax())
+        nothing = self.reference.new_zeros(())
+        components = {"wma": torch.stack(penalties).sum() if penalties else nothing}
+        if self.certificate:
+            components["wma_gap"] = torch.stack(gaps).amax() if gaps else nothing
+        return components
 
     def lacks_reference(self, embeddings: dict[str, ModalityEmbedding]) -> bool:
         """Whether some sample has both modalities of a pair not calibrated yet."""
@@ -69,7 +80,7 @@ class WassersteinModalityAlignment(nn.Module):
         sums = torch.zeros(2, len(self.pairs), dtype=torch.float64, device=self.reference.device)
         for index, (m, n) in enumerate(self.pairs):
             if m in encoded and n in encoded:
-                distance, valid = self._distance(encoded[m], encoded[n])
+                distance, valid, _ = self._distance(encoded[m], encoded[n])
                 sums[0, index] = distance.double().sum()
                 sums[1, index] = valid.sum()
         return sums
@@ -88,8 +99,8 @@ class WassersteinModalityAlignment(nn.Module):
                     "largest cosine distance: it cannot be reached and pushes the modalities apart as far as they go."
                 )
 
-    def _distance(self, x: ModalityEmbedding, y: ModalityEmbedding) -> tuple[torch.Tensor, torch.Tensor]:
-        return transport_distance(x.tokens, y.tokens, x.content_mask, y.content_mask, self.solver)
+    def _distance(self, x: ModalityEmbedding, y: ModalityEmbedding, certificate: bool = False) -> TransportDistance:
+        return transport_distance(x.tokens, y.tokens, x.content_mask, y.content_mask, self.solver, certificate)
 
     def _batch_mean(self, distance: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Mean distance over the samples of this batch that have the pair, all processes together."""

@@ -29,6 +29,9 @@ class WmaFields(MultimodalConfigMixin):
             checkpoint; or, with `"batch"`, the current batch's mean (Eq. 9 read literally; a constant of the gradient).
         wma_solver (`str`, defaults to `"auto"`):
             Optimal-transport solver, see [`hf_mmalign.ot.solve`]; `"ipot"` is the paper's.
+        wma_certificate (`bool`, defaults to `False`):
+            Report as component `wma_gap` of the losses, and so in the Trainer's log, by how much the solver can have
+            overestimated a distance of the batch, proven by duality. It has no weight in the loss.
         max_text_length (`int`, *optional*):
             Longest native text in tokens. Beyond the backbone's position table, the table is interpolated linearly to
             this length; left out, longer texts are refused.
@@ -45,6 +48,7 @@ class WmaFields(MultimodalConfigMixin):
     wma_beta: float | int = 1.0
     wma_reference: Literal["first_batch", "batch"] = "first_batch"
     wma_solver: str = "auto"
+    wma_certificate: bool = False
     max_text_length: int | None = None
     cls_token_id: int = 101
     sep_token_id: int = 102
@@ -56,43 +60,22 @@ class WmaFields(MultimodalConfigMixin):
             self.modalities = native + list(self.feature_sizes)
         super().__post_init__(**kwargs)
 
+    def _check_native(self, name: str) -> None:
+        if name not in self.native_modalities:
+            raise ValueError(
+                f"modalities has {name!r}, which is neither native to {type(self).__name__} "
+                f"({', '.join(self.native_modalities)}) nor named in feature_sizes ({self.feature_sizes})."
+            )
+
     def validate_multimodal(self) -> None:
-        if len(set(self.modalities)) != len(self.modalities):
-            raise ValueError(f"modalities names one twice: {self.modalities}")
-        for name in self.modalities:
-            if name not in self.feature_sizes and name not in self.native_modalities:
-                raise ValueError(
-                    f"modalities has {name!r}, which is neither native to {type(self).__name__} "
-                    f"({', '.join(self.native_modalities)}) nor named in feature_sizes ({self.feature_sizes})."
-                )
-        stray = set(self.feature_sizes) - set(self.modalities)
-        if stray:
-            raise ValueError(f"feature_sizes has {sorted(stray)}, which modalities {self.modalities} leaves out.")
-        for name, size in self.feature_sizes.items():
-            if size < 1:
-                raise ValueError(f"feature_sizes[{name!r}] is {size}; a width is at least 1.")
         if self.wma_alpha < 0 or self.wma_beta < 0:
             raise ValueError(f"wma_alpha and wma_beta are at least 0, not {self.wma_alpha} and {self.wma_beta}.")
         if self.max_text_length is not None and self.max_text_length < 2:
             raise ValueError(f"max_text_length is {self.max_text_length}; a text has at least 2 tokens.")
 
-    def is_native(self, name: str) -> bool:
-        """Whether modality `name` comes raw (token ids, pixels) rather than as a feature sequence."""
-        return name in self.modalities and name not in self.feature_sizes
-
-    @property
-    def modality_kinds(self) -> dict[str, str | int]:
-        """Each modality's kind, in order: `"text"`, `"image"`, or the width of a feature sequence."""
-        return {name: self.feature_sizes.get(name, name) for name in self.modalities}
-
-    @property
-    def modality_pairs(self) -> list[tuple[str, str]]:
-        """Every unordered pair of modalities, in the order of `modalities` (Eq. 10)."""
-        return [(m, n) for i, m in enumerate(self.modalities) for n in self.modalities[i + 1 :]]
-
     @property
     def loss_weights(self) -> dict[str, float]:
-        return {"wma": float(self.wma_alpha)}
+        return {"wma": float(self.wma_alpha), "wma_gap": 0.0}
 
 
 @strict

@@ -114,7 +114,7 @@ class OneTowerModelMixin(MultimodalModelMixin):
         feature_mask=None,
     ) -> dict[str, ModalityEmbedding]:
         """Embed each modality on its own (Eqs. 1–2); those the batch misses are left out. Arguments as in `forward`."""
-        self._check_inputs(input_ids, pixel_values, features, feature_mask)
+        self.check_inputs(features, feature_mask, input_ids=input_ids, pixel_values=pixel_values)
         embeddings = self._embed_native(input_ids, attention_mask, token_type_ids, pixel_values, pixel_mask)
         for name, values in (features or {}).items():
             mask = (feature_mask or {}).get(name)
@@ -216,27 +216,8 @@ class OneTowerModelMixin(MultimodalModelMixin):
             self.config.problem_type = infer_problem_type(labels, self.config.num_labels)
         losses = {"task": task_loss(logits, labels, self.config.problem_type)}
         if self.wma.active:
-            losses["wma"] = self.wma(encoded)
+            losses |= self.wma(encoded)
         return losses
-
-    def _check_inputs(self, input_ids, pixel_values, features, feature_mask) -> None:
-        for name, given, argument in (("text", input_ids, "input_ids"), ("image", pixel_values, "pixel_values")):
-            if given is not None and not self.config.is_native(name):
-                raise ValueError(
-                    f"{argument} was given, but {type(self).__name__} takes the modalities {self.config.modalities} and "
-                    f"no raw {name}."
-                )
-        for name in {**(features or {}), **(feature_mask or {})}:
-            if name not in self.config.feature_sizes:
-                raise ValueError(
-                    f"features has {name!r}, but this model's feature modalities are {list(self.config.feature_sizes)}."
-                )
-        for name, values in (features or {}).items():
-            expected = self.config.feature_sizes[name]
-            if values.dim() != 3 or values.shape[-1] != expected:
-                raise ValueError(
-                    f"features[{name!r}] has shape {tuple(values.shape)}; config.feature_sizes asks for (B, T, {expected})."
-                )
 
     def _embed_text(self, input_ids, attention_mask, token_type_ids) -> ModalityEmbedding:
         """Text tokens. The class token is always valid, even for a sample without text; it and [SEP] are no content."""
