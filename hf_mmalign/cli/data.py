@@ -8,10 +8,14 @@ _EXAMPLES = """examples:
   hf-mmalign data inspect digits-captions
   hf-mmalign data inspect easy-vqa path/to/easy-vqa --option validation_fraction=0.2
   hf-mmalign data inspect image-text path/to/hateful_memes --json
+  hf-mmalign data inspect mmsa MOSI/aligned_50.pkl --option text=raw
   hf-mmalign data inspect multibench mosei_senti_data.pkl --option nonfinite=replace --option "drop_missing=[text]"
 """
 
-_FORMATS = "digits-captions, digits-views (embedded), easy-vqa, image-text, mmimdb or multibench"
+_FORMATS = (
+    "digits-captions, digits-views (embedded), digits-av, easy-vqa, image-text, iemocap, mmimdb, mmsa, multibench "
+    "or ravdess"
+)
 _MOST_CLASSES_SHOWN = 30
 
 

@@ -55,12 +55,16 @@ class Format:
 
 
 FORMATS = {
+    "digits-av": Format("digits_av"),
     "digits-captions": Format("digits", "open_captions", embedded=True),
     "digits-views": Format("digits", "open_views", embedded=True),
     "easy-vqa": Format("easy_vqa"),
+    "iemocap": Format("iemocap"),
     "image-text": Format("image_text"),
     "mmimdb": Format("mmimdb"),
+    "mmsa": Format("mmsa"),
     "multibench": Format("multibench"),
+    "ravdess": Format("ravdess"),
 }
 
 
@@ -78,8 +82,9 @@ def load_multimodal_dataset(
     files by size and time of change, so a changed file is read anew.
 
     Args:
-        name_or_format (`str`): A key of `FORMATS`: `digits-captions`, `digits-views` (embedded), `easy-vqa`, `image-text`,
-            `mmimdb`, `multibench`. The modules in `hf_mmalign.data.readers` describe each.
+        name_or_format (`str`): A key of `FORMATS`: `digits-captions`, `digits-views` (embedded), `digits-av`, `easy-vqa`,
+            `iemocap`, `image-text`, `mmimdb`, `mmsa`, `multibench`, `ravdess`. The modules in `hf_mmalign.data.readers`
+            describe each.
         path (`str`, *optional*): The file or folder; none for embedded data.
         cache_dir (`str`, *optional*): Where the Arrow files go; by default the cache of the `datasets` library.
         label_column (`str`): The column that becomes `label`, for data with several targets (`digits-views` has

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset, DatasetDict
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
@@ -20,10 +21,13 @@ from transformers import (
 from transformers.utils import PushToHubMixin, cached_file
 
 from .errors import DataError
+from .feature_statistics import FeatureStatistics, load_feature_statistics, save_feature_statistics
+from .schema import modalities_of
 
 _CONFIG_FILE = "processor_config.json"
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.txt")
 _IMAGE_PROCESSOR_FILE = "preprocessor_config.json"
+_STATISTICS_FILE = "feature_statistics.safetensors"
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 # A missing picture is a blank of the other pictures' size; where a batch has no picture at all, of this size.
@@ -42,7 +46,7 @@ class MultimodalBatch(BatchFeature):
 
 
 class MultimodalProcessor(PushToHubMixin):
-    """A tokenizer, an image processor and padding of feature sequences in one object with one saved folder.
+    """A tokenizer, an image processor, and normalisation and padding of feature sequences, with one saved folder.
 
     The folder holds the stock files of both parts, so stock `AutoTokenizer`, `AutoImageProcessor` and
     `ViltProcessor.from_pretrained` load it too.
@@ -52,6 +56,9 @@ class MultimodalProcessor(PushToHubMixin):
         image_processor (*optional*): For pictures; any image processor of transformers.
         max_text_length (`int`, *optional*): Longest text in tokens; by default the tokenizer's own limit, if it has one.
         truncation (`bool`): Cut longer texts. If False they stay whole, and it is for the model to take or refuse them.
+        feature_statistics (`Mapping[str, FeatureStatistics]`, *optional*):
+            By modality, the mean and standard deviation to normalise its feature sequences by; :meth:`fit_features` finds
+            them out. A modality without any stays as it is.
     """
 
     def __init__(
@@ -60,11 +67,13 @@ class MultimodalProcessor(PushToHubMixin):
         image_processor: Any | None = None,
         max_text_length: int | None = None,
         truncation: bool = True,
+        feature_statistics: Mapping[str, FeatureStatistics] | None = None,
     ):
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.max_text_length = max_text_length
         self.truncation = truncation
+        self.feature_statistics = dict(feature_statistics or {})
 
     @property
     def model_input_names(self) -> list[str]:
@@ -72,6 +81,29 @@ class MultimodalProcessor(PushToHubMixin):
         names = ["input_ids", "attention_mask", "token_type_ids"] if self.tokenizer is not None else []
         names += ["pixel_values", "pixel_mask"] if self.image_processor is not None else []
         return [*names, "features", "feature_mask"]
+
+    def fit_features(self, dataset: Dataset, modalities: Iterable[str] | None = None) -> "MultimodalProcessor":
+        """Fit the normalisation of feature sequences: mean and standard deviation per dimension over all valid steps.
+
+        Args:
+            dataset (`datasets.Dataset`): The training split; with any other, what is tested would leak into training.
+            modalities (`Iterable[str]`, *optional*): The columns to normalise, by default all feature sequences.
+
+        Returns:
+            The processor itself.
+
+        Raises:
+            DataError: For a column that is no feature sequence, is missing in every row, or holds NaN or Inf.
+        """
+        if isinstance(dataset, DatasetDict):
+            raise TypeError("fit_features takes one split: pass dataset['train']")
+        kinds = modalities_of(dataset)
+        available = [name for name, kind in kinds.items() if isinstance(kind, int)]
+        for name in available if modalities is None else modalities:
+            if name not in available:
+                raise DataError(f"no feature sequence; there is {', '.join(available) or 'none'}", field=name)
+            self.feature_statistics[name] = FeatureStatistics.fit(dataset, name)
+        return self
 
     def __call__(
         self,
@@ -93,7 +125,11 @@ class MultimodalProcessor(PushToHubMixin):
         Returns:
             `input_ids`, `attention_mask`, `token_type_ids` (B, T) int64; `pixel_values` (B, 3, H, W) float32 and
             `pixel_mask` (B, H, W) int64; `features`, a dict of (B, T, D) float32, and `feature_mask`, a dict of (B, T)
-            int64. The mask of a missing modality is 0 throughout its row.
+            int64. The mask of a missing modality is 0 throughout its row. Features are normalised where the processor has
+            their statistics; padding is 0.
+
+        Raises:
+            DataError: For input of another shape or type, and for NaN or Inf in a valid step of a feature sequence.
         """
         batch: dict[str, Any] = {}
         if text is not None:
@@ -101,13 +137,15 @@ class MultimodalProcessor(PushToHubMixin):
         if images is not None:
             batch |= self._process_images(list(images) if isinstance(images, (list, tuple)) else [images])
         if features is not None:
-            padded = {name: _pad(values, name, (feature_mask or {}).get(name)) for name, values in features.items()}
-            batch["features"] = {name: values for name, (values, _) in padded.items()}
-            batch["feature_mask"] = {name: mask for name, (_, mask) in padded.items()}
+            batch["features"], batch["feature_mask"] = {}, {}
+            for name, sequences in features.items():
+                values, mask = _pad(sequences, name, (feature_mask or {}).get(name))
+                batch["features"][name] = self._normalise(values, mask, name)
+                batch["feature_mask"][name] = mask
         return MultimodalBatch(batch)
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write the files of the tokenizer and of the image processor, and `processor_config.json`."""
+        """Write the files of tokenizer and image processor, `processor_config.json`, and the feature statistics if any."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         for part in (self.tokenizer, self.image_processor):
@@ -118,6 +156,9 @@ class MultimodalProcessor(PushToHubMixin):
             "max_text_length": self.max_text_length,
             "truncation": self.truncation,
         }
+        if self.feature_statistics:
+            config["normalized_features"] = list(self.feature_statistics)
+            save_feature_statistics(self.feature_statistics, folder / _STATISTICS_FILE)
         (folder / _CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
@@ -146,11 +187,29 @@ class MultimodalProcessor(PushToHubMixin):
             raise OSError(f"{source} has neither a tokenizer nor an image processor nor a {_CONFIG_FILE} of ours")
         settings = {name: config[name] for name in ("max_text_length", "truncation") if name in config}
         settings |= {name: kwargs[name] for name in ("max_text_length", "truncation") if name in kwargs}
+        normalized = config.get("normalized_features", [])
+        statistics_file = find(_STATISTICS_FILE) if normalized else None
+        if normalized and not statistics_file:
+            raise OSError(f"{source} normalises {', '.join(normalized)}, but has no {_STATISTICS_FILE} to do it by")
         return cls(
+            feature_statistics=load_feature_statistics(Path(statistics_file), normalized) if statistics_file else None,
             tokenizer=AutoTokenizer.from_pretrained(source, **hub) if has_tokenizer else None,
             image_processor=AutoImageProcessor.from_pretrained(source, **hub) if has_image_processor else None,
             **settings,
         )
+
+    def _normalise(self, values: Tensor, mask: Tensor, name: str) -> Tensor:
+        bad = ~values.isfinite() & (mask.unsqueeze(-1) != 0)
+        if bad.any():
+            sample, step, dimension = bad.nonzero()[0].tolist()
+            message = f"{int(bad.sum())} NaN or Inf values, the first at step {step}, dimension {dimension}"
+            raise DataError(f"{message}; they must be replaced before, for example by 0", row=sample, field=name)
+        if name not in self.feature_statistics:
+            return values
+        try:
+            return self.feature_statistics[name].apply(values, mask)
+        except DataError as error:
+            raise DataError(str(error), field=name) from error
 
     def _tokenize(self, texts: list[str | None]) -> dict[str, Tensor]:
         if self.tokenizer is None:
@@ -282,10 +341,10 @@ def _pad(values: Tensor | Sequence[Any], name: str, mask: Tensor | None) -> tupl
     if len(widths) > 1 or any(len(shape) != 2 for shape in shapes):
         raise DataError(f"sequences of one width, (T, D), are expected, not {sorted(set(shapes))}", field=name)
     lengths = [0 if sequence is None else len(sequence) for sequence in sequences]
-    padded = torch.zeros(len(sequences), max(1, *lengths), widths.pop())
+    padded = np.zeros((len(sequences), max(1, *lengths), widths.pop()), dtype=np.float32)
     mask = torch.zeros(padded.shape[:2], dtype=torch.long)
     for index, length in enumerate(lengths):
         if length:
-            padded[index, :length] = torch.from_numpy(sequences[index])
+            padded[index, :length] = sequences[index]
             mask[index, :length] = 1
-    return padded, mask
+    return torch.from_numpy(padded), mask

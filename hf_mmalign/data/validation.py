@@ -12,7 +12,15 @@ from datasets import Dataset, DatasetDict
 from .errors import DataError
 from .schema import modalities_of, problem_type_of
 
-__all__ = ["DataError", "column_batches", "feature_chunks", "flat_labels", "image_sources", "validate_dataset"]
+__all__ = [
+    "DataError",
+    "check_finite",
+    "column_batches",
+    "feature_chunks",
+    "flat_labels",
+    "image_sources",
+    "validate_dataset",
+]
 
 _BATCH = 1000
 
@@ -42,7 +50,7 @@ def validate_dataset(
         _check_labels(data, str(split), problem_type, num_labels)
         for name, kind in modalities.items():
             if isinstance(kind, int):
-                _check_features(data, f"{split}.{name}", name, kind)
+                check_finite(data, name, f"{split}.{name}")
             elif kind == "image":
                 _check_images(data, f"{split}.{name}", name)
 
@@ -125,7 +133,8 @@ def flat_labels(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(valid), array.drop_null().to_numpy(zero_copy_only=False)
 
 
-def _check_features(data: Dataset, field: str, column: str, width: int) -> None:
+def check_finite(data: Dataset, column: str, field: str | None = None) -> None:
+    """Raise `DataError`, naming `field` (by default the column), if a feature-sequence column holds NaN or Inf."""
     count, first = 0, None
     for first_row, lengths, values in feature_chunks(data, column):
         bad = ~np.isfinite(values)
@@ -142,7 +151,7 @@ def _check_features(data: Dataset, field: str, column: str, width: int) -> None:
             f"{count} NaN or Inf values, the first at step {step}, dimension {dimension}; the readers' option "
             "nonfinite='replace' puts 0 in their place",
             row=row,
-            field=field,
+            field=field or column,
         )
 
 

@@ -125,6 +125,63 @@ def ur_funny():
     return content
 
 
+def mmsa_split(rng, rows, aligned, prefix):
+    """A split as MMSA writes it: padded with zeros behind, text features non-zero in their padding too."""
+    steps = {"text": 6, "audio": 6, "vision": 6} if aligned else {"text": 6, "audio": 9, "vision": 7}
+    widths = {"text": 8, "audio": 5, "vision": 4}
+    lengths = {name: rng.randint(2, count + 1, size=rows) for name, count in steps.items()}
+    lengths |= {"audio": lengths["text"], "vision": lengths["text"]} if aligned else {}
+    split = {name: rng.randn(rows, steps[name], widths[name]).astype("float32") for name in steps}
+    for name in ("audio", "vision"):
+        for row, length in enumerate(lengths[name]):
+            split[name][row, length:] = 0
+    mask = np.arange(steps["text"]) < lengths["text"][:, None]
+    split["text_bert"] = np.stack([np.where(mask, 100, 0), mask, 0 * mask], axis=1).astype("float32")
+    strengths = np.round(rng.uniform(-3, 3, rows), 1)
+    split |= {
+        "raw_text": [f"sentence {prefix} {row}" for row in range(rows)],
+        "id": [f"{prefix}_video$_${row}" for row in range(rows)],
+        "annotations": ["Positive" if strength > 0 else "Negative" for strength in strengths],
+        "classification_labels": np.sign(strengths) + 1,
+        "regression_labels": strengths,
+    }
+    if not aligned:
+        split |= {"audio_lengths": lengths["audio"].tolist(), "vision_lengths": lengths["vision"].tolist()}
+    return split
+
+
+def mmsa_content(aligned):
+    rng = np.random.RandomState(2)
+    return {key: mmsa_split(rng, rows, aligned, key) for key, rows in (("train", 12), ("valid", 5), ("test", 6))}
+
+
+@pytest.fixture
+def mmsa_aligned():
+    """`aligned_50.pkl` of CMU-MOSI, with 6 steps. A dict, for `write_pickle`."""
+    return mmsa_content(aligned=True)
+
+
+@pytest.fixture
+def mmsa_unaligned():
+    """`unaligned_50.pkl` of CMU-MOSI, with 6, 9 and 7 steps. A dict, for `write_pickle`."""
+    return mmsa_content(aligned=False)
+
+
+@pytest.fixture
+def iemocap():
+    """DecAlign's `iemocap_data.pkl`: one vector per utterance and modality, six classes. A dict, for `write_pickle`."""
+    rng = np.random.RandomState(3)
+    content = {}
+    for key, rows in (("train", 12), ("valid", 6), ("test", 7)):
+        content[key] = {name: rng.randn(rows, 1, width) for name, width in (("text", 8), ("audio", 5), ("vision", 4))}
+        content[key] |= {
+            "raw_text": [f"utterance {row}" for row in range(rows)],
+            "id": [f"Ses01F_impro01_F{row:03d}" for row in range(rows)],
+            "classification_labels": np.arange(rows) % 6,
+        }
+    return content
+
+
 @pytest.fixture
 def write_pickle(tmp_path):
     def write(content, protocol=4):

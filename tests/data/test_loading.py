@@ -16,7 +16,7 @@ from .conftest import save_picture
     ("args", "options", "message"),
     [
         (("digit-captions",), {}, "did you mean 'digits-captions'"),
-        (("mosei",), {}, "there is digits-captions, digits-views, easy-vqa"),
+        (("mosei",), {}, "there is digits-av, digits-captions, digits-views, easy-vqa"),
         (("digits-captions", "some/path"), {}, "takes no path, but got 'some/path'"),
         (("easy-vqa",), {}, "needs the path"),
         (("easy-vqa", "no/such/folder"), {}, "no/such/folder: no such file or folder"),
@@ -34,7 +34,7 @@ def test_wrong_names_and_options_are_refused(load, args, options, message):
 def test_the_second_call_reads_nothing(load, write_pickle, mosei, monkeypatch):
     path = write_pickle(mosei)
     first = load("multibench", path)
-    monkeypatch.setattr(multibench, "load_pickle", None)
+    monkeypatch.setattr(multibench, "load_splits", None)
     second = load("multibench", path)
     assert second["train"].features == first["train"].features
     np.testing.assert_array_equal(second["train"][0]["vision"], first["train"][0]["vision"])

@@ -28,7 +28,7 @@ _PICTURE_SIZE = 32
 _VIEW_NOISE = 0.3
 _ZONE_NOISE = 0.2
 
-_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 _COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
 _PAPERS = {"black": (0, 0, 0), "white": (255, 255, 255)}
@@ -79,7 +79,7 @@ def open_views() -> Source:
             "top": feature_sequence(8),
             "bottom": feature_sequence(4),
             "zones": feature_sequence(4),
-            "label": ClassLabel(names=list(_WORDS)),
+            "label": ClassLabel(names=list(DIGIT_NAMES)),
             "target": Value("float32"),
         }
     )
@@ -164,12 +164,12 @@ def _sentences() -> dict[str, list[tuple[str, frozenset[Look]]]]:
         add("half", f"{opening} a digit below five", range(5))
         add("half", f"{opening} a digit above four", range(5, 10))
         for digit in everything:
-            for name in (str(digit), _WORDS[digit]):
+            for name in (str(digit), DIGIT_NAMES[digit]):
                 add("name", f"{opening} a {name}", [digit])
                 for colour, colour_name in enumerate(_COLOURS):
                     add("both", f"{opening} a {colour_name} {name}", [digit], [colour])
     for digit in everything:
-        for name in (str(digit), _WORDS[digit]):
+        for name in (str(digit), DIGIT_NAMES[digit]):
             add("name", f"the digit is {name}", [digit])
             add("name", f"the digit is not {name}", everything - {digit})
             add("order", f"the digit is less than {name}", range(digit))

@@ -64,3 +64,9 @@ def strip_front_padding(sequence: np.ndarray) -> np.ndarray:
     """Drop the all-zero steps in front of a sequence (T, D); an all-zero sequence becomes (0, D), a missing modality."""
     used = (sequence != 0).any(axis=1)
     return sequence[int(used.argmax()) :] if used.any() else sequence[:0]
+
+
+def strip_back_padding(sequence: np.ndarray) -> np.ndarray:
+    """Drop the all-zero steps behind a sequence (T, D); an all-zero sequence becomes (0, D), a missing modality."""
+    used = (sequence != 0).any(axis=1)
+    return sequence[: len(used) - int(used[::-1].argmax())] if used.any() else sequence[:0]

@@ -20,12 +20,10 @@ import numpy as np
 from datasets import ClassLabel, Features, Value
 
 from ..errors import DataError
-from ..safe_pickle import load_pickle
 from ..schema import Source, feature_sequence
 from .features import FiniteGate, strip_front_padding
-from .files import require_file
+from .pickled_splits import SPLIT_KEYS, PickledSplit, common_width, load_splits
 
-_SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 _MODALITIES = ("vision", "audio", "text")
 _CHUNK = 256
 
@@ -47,9 +45,11 @@ def open_source(
         drop_missing (`list[str]`, *optional*): Leave out rows in which one of these modalities is missing.
             `["text"]` gives the split sizes of MultiBench and of the papers that use it (MOSEI: 16265, 1869, 4643).
     """
-    data = load_pickle(require_file(path, "a MultiBench pickle"))
-    splits = {name: _checked_split(data, key, path) for name, key in _SPLITS.items()}
-    widths = _common_widths(splits, path)
+    splits = {name: _checked_split(split) for name, split in load_splits(path, "a MultiBench pickle").items()}
+    widths = {
+        field: common_width({name: split[field].shape[2] for name, split in splits.items()}, field, path)
+        for field in _MODALITIES
+    }
     unknown = sorted(set(drop_missing or ()) - set(_MODALITIES))
     if unknown:
         raise DataError(f"{unknown[0]!r} is none of {', '.join(_MODALITIES)}", field="drop_missing")
@@ -63,52 +63,20 @@ def open_source(
     )
 
 
-def _checked_split(data: Any, key: str, path: Path) -> dict[str, Any]:
+def _checked_split(split: PickledSplit) -> dict[str, Any]:
     """The arrays of one split: modalities (N, T, D), `labels` (N,) float64, `id` list of N strings."""
-    if not isinstance(data, dict) or not isinstance(data.get(key), dict):
-        raise DataError("a dict with the splits train, valid and test is expected, each a dict", file=path, field=key)
-    split = data[key]
-    for field in (*_MODALITIES, "labels", "id"):
-        if field not in split:
-            raise DataError(f"missing; the split has only {sorted(map(str, split))}", file=path, field=f"{key}.{field}")
     checked: dict[str, Any] = {}
     for field in _MODALITIES:
-        array = split[field]
+        array = split.entries(field)
         if not (isinstance(array, np.ndarray) and array.ndim == 3 and array.dtype.kind in "fiu"):
             found = (
                 f"shape {array.shape}, type {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
             )
-            raise DataError(f"a numeric array (N, T, D) is expected, not {found}", file=path, field=f"{key}.{field}")
+            raise split.error(f"a numeric array (N, T, D) is expected, not {found}", field)
         checked[field] = array
-    size = len(checked[_MODALITIES[0]])
-    labels = split["labels"]
-    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "fiub" or labels.size != len(labels):
-        shape = getattr(labels, "shape", type(labels).__name__)
-        raise DataError(f"one number per row is expected, not {shape}", file=path, field=f"{key}.labels")
-    checked["labels"] = labels.reshape(-1).astype(np.float64)
-    checked["id"] = [_id_text(entry) for entry in split["id"]]
-    for field, values in checked.items():
-        if len(values) != size:
-            raise DataError(f"{len(values)} rows, but {size} in vision", file=path, field=f"{key}.{field}")
-    bad = np.flatnonzero(~np.isfinite(checked["labels"]))
-    if bad.size:
-        raise DataError(f"{bad.size} labels are NaN or Inf", file=path, row=int(bad[0]), field=f"{key}.labels")
+    checked |= {"labels": split.numbers("labels"), "id": split.ids()}
+    split.check_sizes({field: len(values) for field, values in checked.items()})
     return checked
-
-
-def _id_text(entry: Any) -> str:
-    parts = np.ravel(np.asarray(entry)).tolist() if isinstance(entry, (np.ndarray, list, tuple)) else [entry]
-    return "_".join(part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part) for part in parts)
-
-
-def _common_widths(splits: dict[str, dict[str, Any]], path: Path) -> dict[str, int]:
-    widths = {}
-    for field in _MODALITIES:
-        found = {_SPLITS[name]: split[field].shape[2] for name, split in splits.items()}
-        if len(set(found.values())) > 1:
-            raise DataError(f"the splits have different feature widths: {found}", file=path, field=field)
-        widths[field] = found["train"]
-    return widths
 
 
 def _label_type(splits: dict[str, dict[str, Any]], task: str | None, path: Path) -> Value | ClassLabel:
@@ -128,7 +96,7 @@ def _label_type(splits: dict[str, dict[str, Any]], task: str | None, path: Path)
 def _rows(
     name: str, split: dict[str, Any], classes: bool, nonfinite: str, drop: set[str], path: Path
 ) -> Iterator[dict[str, Any]]:
-    gates = {field: FiniteGate(nonfinite, path, f"{_SPLITS[name]}.{field}") for field in _MODALITIES}
+    gates = {field: FiniteGate(nonfinite, path, f"{SPLIT_KEYS[name]}.{field}") for field in _MODALITIES}
     # The negative class is written 0 or -1.
     labels = (split["labels"] > 0).astype(np.int64) if classes else split["labels"]
     for start in range(0, len(labels), _CHUNK):

@@ -114,7 +114,7 @@ def put(split, field, value):
         (put("train", "id", lambda x: x[:-1]), r"field 'train\.id': 9 rows"),
         (put("test", "audio", lambda x: x[:, :, :3]), "field 'audio': .*different feature widths.*'test': 3"),
         (put("test", "labels", lambda x: np.repeat(x, 6, axis=1)), r"field 'test\.labels': one number per row"),
-        (put("test", "labels", lambda x: x * np.nan), r"row 0, field 'test\.labels': 5 labels are NaN or Inf"),
+        (put("test", "labels", lambda x: x * np.nan), r"row 0, field 'test\.labels': 5 values are NaN or Inf"),
         (put("test", "labels", lambda x: x.astype(str)), r"field 'test\.labels'"),
     ],
 )
