@@ -36,6 +36,47 @@ METRICS: dict[str, MetricDescription] = {
     "pearson": MetricDescription(
         "Pearson r", True, "Pearson correlation of predictions and labels; 0 where one of them is constant"
     ),
+    "acc2_nonzero": MetricDescription(
+        "Acc-2 (non-zero)", True, "accuracy of negative against positive (> 0), samples labelled 0 left out"
+    ),
+    "f1_nonzero": MetricDescription(
+        "F1 (non-zero)",
+        True,
+        "F1 of negative and of positive (> 0), weighted by their number of true samples, samples labelled 0 left out",
+    ),
+    "acc2_with_zeros": MetricDescription(
+        "Acc-2 (with zeros)", True, "accuracy of negative (< 0) against non-negative (≥ 0), all samples"
+    ),
+    "f1_with_zeros": MetricDescription(
+        "F1 (with zeros)",
+        True,
+        "F1 of negative (< 0) and of non-negative (≥ 0), weighted by their number of true samples, all samples",
+    ),
+    "acc5": MetricDescription(
+        "Acc-5", True, "agreement of prediction and label after clipping to ±2 and rounding (half to even)"
+    ),
+    "acc7": MetricDescription(
+        "Acc-7", True, "agreement of prediction and label after clipping to ±3 and rounding (half to even)"
+    ),
+    "sims_mae": MetricDescription("MAE (SIMS)", False, "mean absolute error after clipping to ±1"),
+    "sims_pearson": MetricDescription(
+        "Pearson r (SIMS)", True, "Pearson correlation after clipping to ±1; 0 where predictions or labels are constant"
+    ),
+    "sims_acc2": MetricDescription("Acc-2 (SIMS)", True, "accuracy of ≤ 0 against > 0"),
+    "sims_acc3": MetricDescription(
+        "Acc-3 (SIMS)", True, "accuracy over the intervals [−1, −0.1], (−0.1, 0.1] and (0.1, 1]"
+    ),
+    "sims_acc5": MetricDescription(
+        "Acc-5 (SIMS)",
+        True,
+        "accuracy over the intervals [−1, −0.7], (−0.7, −0.1], (−0.1, 0.1], (0.1, 0.7] and (0.7, 1]",
+    ),
+    "sims_f1": MetricDescription("F1 (SIMS)", True, "F1 of ≤ 0 and of > 0, weighted by their number of true samples"),
+    "wacc": MetricDescription(
+        "WAcc", True, "recall of every class weighted by its number of true samples, which is the plain accuracy"
+    ),
+    "uacc": MetricDescription("UAcc", True, "unweighted mean of the recall of every class"),
+    "waf1": MetricDescription("WAF1", True, "F1 of every class weighted by its number of true samples"),
 }
 
 

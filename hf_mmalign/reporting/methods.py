@@ -76,6 +76,13 @@ METHODS: dict[str, Method] = {
             "Chengxuan Qian, Shuo Xing, Shawn Li, Yue Zhao, Zhengzhong Tu",
         ),
     ),
+    "mmalign_fusion": Method(
+        "late fusion by concatenation",
+        "late-fusion",
+        "Each modality is encoded on its own and averaged over time; a head takes the modalities' vectors side by side. "
+        "Trained on the task loss alone: a baseline of the methods of this package.",
+        ("encoder", "hidden_size", "num_head_layers"),
+    ),
 }
 
 

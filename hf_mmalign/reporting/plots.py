@@ -137,8 +137,7 @@ def plot_heat_map(
     image = axes.imshow(grid, cmap=colour_map, vmin=low - margin, vmax=high + margin, aspect="auto")
     numbers = {}
     for row, column in np.argwhere(np.isfinite(grid)):
-        red, green, blue, _ = image.to_rgba(grid[row, column])
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.45
+        dark = is_dark(image.to_rgba(grid[row, column]))
         text = format_score(grid[row, column])
         numbers[row, column] = axes.text(
             column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else "black"
@@ -199,6 +198,12 @@ def plot_training_curves(log_history: Sequence[Mapping[str, float]], components:
         panel.remove()
     _legend_above(figure, panels[0], 2)
     return figure
+
+
+def is_dark(rgba: Sequence[float]) -> bool:
+    """Whether text on this colour (components in [0, 1]) must be white."""
+    red, green, blue, _ = rgba
+    return 0.299 * red + 0.587 * green + 0.114 * blue < 0.45
 
 
 def _series(log_history: Sequence[Mapping[str, float]], key: str) -> tuple[list[float], list[float]]:

@@ -12,11 +12,8 @@ from sklearn.metrics import accuracy_score
 from .base import IGNORED_LABEL, LocalMetric, select_labelled
 
 
-class Accuracy(LocalMetric):
-    """The share of samples whose predicted class is the true one.
-
-    Predictions and references are `(N,)` class ids.
-    """
+class ClassIdMetric(LocalMetric):
+    """A metric of `(N,)` predicted and true class ids."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -25,6 +22,13 @@ class Accuracy(LocalMetric):
             inputs_description="predictions, references: class ids",
             features=Features({"predictions": Value("int64"), "references": Value("int64")}),
         )
+
+
+class Accuracy(ClassIdMetric):
+    """The share of samples whose predicted class is the true one.
+
+    Predictions and references are `(N,)` class ids.
+    """
 
     def score(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         return {"accuracy": float(accuracy_score(references, predictions))}
@@ -135,13 +139,7 @@ def single_label_metrics(logits: np.ndarray, labels: np.ndarray, num_labels: int
     Raises:
         ValueError: If shapes do not fit, a label is outside the range, none is given or a logit is not finite.
     """
-    labels = labels.reshape(-1)
-    _check_width(logits, num_labels)
-    logits, labels = select_labelled(logits, labels, labels == IGNORED_LABEL)
-    if labels.min() < 0 or labels.max() >= num_labels:
-        raise ValueError(
-            f"Labels of {num_labels} classes are 0 … {num_labels - 1}; found {labels.min()} … {labels.max()}."
-        )
+    logits, labels = select_classes(logits, labels, num_labels)
     predicted = logits.argmax(axis=1)
     # Differences and logarithms of probabilities: probabilities themselves saturate at 1.0 and tie.
     logits = logits.astype(np.float64)
@@ -150,6 +148,21 @@ def single_label_metrics(logits: np.ndarray, labels: np.ndarray, num_labels: int
     else:
         auroc = _AUROC_MULTICLASS.score(log_softmax(logits, axis=1), labels)
     return _ACCURACY.score(predicted, labels) | auroc | _F1.score(predicted, labels)
+
+
+def select_classes(logits: np.ndarray, labels: np.ndarray, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits `(N, num_labels)` and class ids `(N,)` of the labelled samples of a single-label problem.
+
+    Arguments and errors as for :func:`single_label_metrics`.
+    """
+    labels = labels.reshape(-1)
+    _check_width(logits, num_labels)
+    logits, labels = select_labelled(logits, labels, labels == IGNORED_LABEL)
+    if labels.min() < 0 or labels.max() >= num_labels:
+        raise ValueError(
+            f"Labels of {num_labels} classes are 0 … {num_labels - 1}; found {labels.min()} … {labels.max()}."
+        )
+    return logits, labels
 
 
 def multi_label_metrics(

@@ -11,7 +11,9 @@ from sklearn.metrics import mean_absolute_error
 from .base import LocalMetric, select_labelled
 
 
-class _RegressionMetric(LocalMetric):
+class RegressionMetric(LocalMetric):
+    """A metric of `(N,)` real predictions and references."""
+
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=self.__doc__,
@@ -21,14 +23,14 @@ class _RegressionMetric(LocalMetric):
         )
 
 
-class MeanAbsoluteError(_RegressionMetric):
+class MeanAbsoluteError(RegressionMetric):
     """MAE = mean |prediction − reference|, in the unit of the labels. Lower is better."""
 
     def score(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         return {"mae": float(mean_absolute_error(references, predictions))}
 
 
-class PearsonCorrelation(_RegressionMetric):
+class PearsonCorrelation(RegressionMetric):
     """Pearson's product-moment correlation of predictions and references, in [−1, 1].
 
     A side that does not vary carries no information about the other: the correlation is then 0, with a warning.
@@ -60,15 +62,23 @@ def regression_metrics(predictions: np.ndarray, labels: np.ndarray, num_labels: 
     Raises:
         ValueError: If shapes do not fit, no label is given or a prediction is not finite.
     """
+    predictions, labels = select_targets(predictions, labels, num_labels)
+    targets = list(zip(predictions.T, labels.T, strict=True))
+    return {
+        "mae": float(np.mean([_MAE.score(*target)["mae"] for target in targets])),
+        "pearson": float(np.mean([_PEARSON.score(*target)["pearson"] for target in targets])),
+    }
+
+
+def select_targets(predictions: np.ndarray, labels: np.ndarray, num_labels: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and labels of the labelled samples, `(N, num_labels)` float64 each.
+
+    Arguments and errors as for :func:`regression_metrics`.
+    """
     if predictions.size != len(predictions) * num_labels or labels.size != len(labels) * num_labels:
         raise ValueError(
             f"Expected predictions and labels of shape (N, {num_labels}), got {predictions.shape} and {labels.shape}."
         )
     predictions = predictions.reshape(-1, num_labels).astype(np.float64)
     labels = labels.reshape(-1, num_labels).astype(np.float64)
-    predictions, labels = select_labelled(predictions, labels, np.isnan(labels).any(axis=1))
-    targets = list(zip(predictions.T, labels.T, strict=True))
-    return {
-        "mae": float(np.mean([_MAE.score(*target)["mae"] for target in targets])),
-        "pearson": float(np.mean([_PEARSON.score(*target)["pearson"] for target in targets])),
-    }
+    return select_labelled(predictions, labels, np.isnan(labels).any(axis=1))

@@ -1,0 +1,67 @@
+"""What a model predicts for a data set, and its features of every modality, as arrays."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from torch.utils.data import DataLoader
+
+from ..models.modeling_base import ModalityEmbedding, MultimodalModelMixin
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A model's outputs for N samples, in their order.
+
+    Args:
+        logits (`np.ndarray` of shape `(N, num_labels)`): float32.
+        labels (`np.ndarray` of shape `(N,)` or `(N, num_labels)`, *optional*): None where the data have none.
+        modality_features (`dict[str, np.ndarray]`): `(N_m, d)` float32, the pooled feature of each of the `N_m` samples
+            that have modality m.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray | None
+    modality_features: dict[str, np.ndarray]
+
+
+@torch.no_grad()
+def predict(
+    model: MultimodalModelMixin, dataset: Any, data_collator: Callable[[list], dict[str, Any]], batch_size: int = 64
+) -> Predictions:
+    """Run a model of this package over a data set, on the device the model is on; it is left in eval mode.
+
+    Raises:
+        ValueError: If the data set is empty.
+    """
+    if len(dataset) == 0:
+        raise ValueError("The data set to predict is empty.")
+    model.eval()
+    logits, labels = [], []
+    features: dict[str, list[np.ndarray]] = {name: [] for name in model.config.modalities}
+    embeddings: dict[str, ModalityEmbedding] = {}
+
+    def observe(batch_embeddings: dict[str, ModalityEmbedding]) -> dict[str, ModalityEmbedding]:
+        embeddings.clear()
+        embeddings.update(batch_embeddings)
+        return batch_embeddings
+
+    handle = model.register_modality_hook(observe)
+    try:
+        for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=data_collator):
+            if "labels" in batch:
+                labels.append(batch.pop("labels").numpy())
+            output = model(**send_to_device(batch, model.device), output_modality_features=True)
+            logits.append(output.logits.float().cpu().numpy())
+            for name, values in output.modality_features.items():
+                features[name].append(values[embeddings[name].present].float().cpu().numpy())
+    finally:
+        handle.remove()
+    return Predictions(
+        np.concatenate(logits),
+        np.concatenate(labels) if labels else None,
+        {name: np.concatenate(parts) for name, parts in features.items() if parts},
+    )
