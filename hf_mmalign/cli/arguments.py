@@ -13,6 +13,13 @@ class ModelArguments:
         default=None,
         metadata={"help": "Checkpoint to start from, a folder or a Hub name; left out, weights start at random."},
     )
+    text_model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Pretrained text encoder of a model that has one inside (decalign), a folder or a Hub name; raw text "
+            "then takes its tokenizer."
+        },
+    )
     use_peft: bool = field(default=False, metadata={"help": "Train LoRA adapters and the new layers only."})
     lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA matrices."})
     lora_alpha: int = field(default=32, metadata={"help": "LoRA scaling."})
@@ -31,6 +38,13 @@ class DataArguments:
     dataset_options: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "Further options of the reader, for example {num_genres: 25}."}
     )
+    normalize_features: bool = field(
+        default=False,
+        metadata={
+            "help": "Bring feature sequences to zero mean and unit variance, fitted on the training split and saved with "
+            "the model."
+        },
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first samples only."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first samples only."})
     tokenizer_vocab_size: int = field(
@@ -47,6 +61,13 @@ class DataArguments:
 class EvaluationArguments:
     """How the trained model is evaluated."""
 
+    metrics: str | None = field(
+        default=None,
+        metadata={
+            "help": "What to report: sentiment (MOSI, MOSEI), sims (CH-SIMS), emotion (IEMOCAP); by problem type if left "
+            "out."
+        },
+    )
     robustness: bool = field(
         default=True, metadata={"help": "Evaluate noisy and missing modalities on the test split."}
     )

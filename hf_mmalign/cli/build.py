@@ -96,26 +96,50 @@ def build_config(arguments: Arguments, dataset: DatasetDict, processor: Multimod
     else:
         values["num_labels"] = num_labels_of(dataset)
     if processor.tokenizer is not None:
-        values |= {
-            name: getattr(processor.tokenizer, name) for name in ("cls_token_id", "sep_token_id", "pad_token_id")
-        }
+        values |= _text_fields(arguments, processor.tokenizer)
+    elif arguments.model.text_model_name_or_path is not None:
+        raise RecipeError(f"text_model_name_or_path is for raw text, but the modalities are {available}.")
     if arguments.model.model_name_or_path is not None:
-        config_class = type(AutoConfig.for_model(arguments.model.model_type))
-        return config_class.from_pretrained(arguments.model.model_name_or_path, **values)
-    if processor.tokenizer is not None:
-        values["vocab_size"] = len(processor.tokenizer)
+        return _config_class(arguments).from_pretrained(arguments.model.model_name_or_path, **values)
     return AutoConfig.for_model(arguments.model.model_type, **values)
 
 
+def _text_fields(arguments: Arguments, tokenizer) -> dict[str, Any]:
+    """What the tokenizer determines of the config: of the model's own, or of that of the text encoder inside it."""
+    known = {field.name for field in fields(_config_class(arguments))}
+    from_scratch = arguments.model.model_name_or_path is None
+    values = {name: getattr(tokenizer, name) for name in ("cls_token_id", "sep_token_id", "pad_token_id")}
+    values = {name: value for name, value in values.items() if name in known}
+    if "text_config" not in known:
+        if arguments.model.text_model_name_or_path is not None:
+            raise RecipeError(f"text_model_name_or_path: {arguments.model.model_type} has no text encoder inside.")
+        return values | ({"vocab_size": len(tokenizer)} if from_scratch else {})
+    if arguments.model.text_model_name_or_path is not None:
+        values["text_config"] = AutoConfig.from_pretrained(arguments.model.text_model_name_or_path)
+    elif from_scratch:
+        encoder = {"model_type": "bert"} | (arguments.config.get("text_config") or {})
+        encoder |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        values["text_config"] = AutoConfig.for_model(**encoder)
+    return values
+
+
+def _config_class(arguments: Arguments) -> type:
+    return type(AutoConfig.for_model(arguments.model.model_type))
+
+
 def build_processor(arguments: Arguments, dataset: DatasetDict) -> MultimodalProcessor:
-    """Tokenizer and image processor of the checkpoint, or new ones; only those that the used modalities need."""
+    """Tokenizer and image processor of the checkpoint, or new ones; only those that the used modalities need.
+
+    Where the recipe says so, the processor also normalises feature sequences, as fitted on the training split.
+    """
     checkpoint = arguments.model.model_name_or_path
+    text_checkpoint = arguments.model.text_model_name_or_path or checkpoint
     available = modalities_of(dataset)
     used = arguments.config.get("modalities") or list(available)
     tokenizer = image_processor = None
     if "text" in used and available.get("text") == "text":
-        if checkpoint is not None:
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        if text_checkpoint is not None:
+            tokenizer = AutoTokenizer.from_pretrained(text_checkpoint)
         else:
             texts = (text for text in dataset["train"]["text"] if text is not None)
             tokenizer = train_tokenizer(texts, arguments.data.tokenizer_vocab_size)
@@ -124,11 +148,19 @@ def build_processor(arguments: Arguments, dataset: DatasetDict) -> MultimodalPro
             image_processor = AutoImageProcessor.from_pretrained(checkpoint, **arguments.data.image_processor)
         else:
             image_processor = ViltImageProcessor(**arguments.data.image_processor)
-    return MultimodalProcessor(tokenizer=tokenizer, image_processor=image_processor)
+    processor = MultimodalProcessor(tokenizer=tokenizer, image_processor=image_processor)
+    if arguments.data.normalize_features:
+        sequences = [name for name in used if isinstance(available.get(name), int)]
+        if not sequences:
+            raise RecipeError(f"normalize_features is for feature sequences, but the modalities are {list(used)}.")
+        processor.fit_features(dataset["train"], sequences)
+    return processor
 
 
 def limit_text(processor: MultimodalProcessor, config, truncation: bool) -> None:
     """Let the processor know how long a text the model takes."""
+    if processor.tokenizer is None:
+        return
     processor.max_text_length = getattr(config, "max_text_length", None) or config.max_position_embeddings
     processor.truncation = truncation
 
@@ -137,6 +169,8 @@ def build_model(arguments: ModelArguments, config) -> PreTrainedModel:
     """The model: from the checkpoint or at random (seed first!), with LoRA adapters where asked for."""
     if arguments.model_name_or_path is None:
         model = AutoModelForSequenceClassification.from_config(config)
+        if arguments.text_model_name_or_path is not None:
+            model.load_text_encoder(arguments.text_model_name_or_path)
     else:
         model_class = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
         model = model_class.from_pretrained(arguments.model_name_or_path, config=config)

@@ -5,7 +5,7 @@ import os
 import sys
 
 from .. import __version__
-from . import data
+from . import data, plot
 
 _ANY_ARGUMENT = "Any key of a recipe can be given as `--key value` and wins over the recipe's."
 
@@ -49,7 +49,8 @@ def _build_parser() -> argparse.ArgumentParser:
         _sweep,
         "run a grid or a comparison of variants",
         "Several values of a key span a grid: `--wma_alpha 0.1 1 5 --wma_beta 0.6 1 2 --seed 0 1 2`. The best cell on "
-        "validation is reported on test. A killed sweep goes on where it stopped when called again. " + _ANY_ARGUMENT,
+        "validation is reported on test. `--folds 6` repeats all of it over the folds of a data set that has them. "
+        "A killed sweep goes on where it stopped when called again. " + _ANY_ARGUMENT,
     )
     command.add_argument("recipe", metavar="RECIPE.yaml")
 
@@ -70,6 +71,7 @@ def _build_parser() -> argparse.ArgumentParser:
     command.add_argument("--split", default="test", help="split to evaluate (default: test)")
 
     data.add_parser(subparsers)
+    plot.add_parser(subparsers)
     return parser
 
 

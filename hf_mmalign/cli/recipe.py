@@ -51,6 +51,7 @@ def load_recipe(path: str | Path) -> Recipe:
     recipe = recipe.override(content, str(path))
     if sweep:
         recipe.sweep = sweep
+        recipe.origins["sweep"] = str(path)
     recipe.values.setdefault("output_dir", f"runs/{path.parent.name}-{path.stem}")
     return recipe
 

@@ -56,7 +56,8 @@ def train(recipe: Recipe, with_robustness: bool = True) -> dict[str, Any]:
     config = build_config(arguments, dataset, processor)
     limit_text(processor, config, arguments.data.truncation)
     check_data(dataset, config)
-    _select_best(training, config)
+    primary = _primary_metric(config, arguments)
+    _select_best(training, primary)
     set_seed(training.seed)  # the weights must not depend on what reading the data drew
     trainer = MultimodalTrainer(
         build_model(arguments.model, config),
@@ -65,12 +66,12 @@ def train(recipe: Recipe, with_robustness: bool = True) -> dict[str, Any]:
         train_dataset=dataset["train"],
         eval_dataset=dataset["validation"],
         processing_class=processor,
-        compute_metrics=compute_metrics_for(config.problem_type, config.num_labels),
+        compute_metrics=_metrics(config, arguments.evaluation),
     )
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or None)
     results = {
-        "primary_metric": primary_metric(config.problem_type, config.num_labels)[0],
+        "primary_metric": primary,
         "train": {"seconds": time.perf_counter() - start, "epochs": trainer.state.epoch, "seed": training.seed},
         "validation": _evaluate(trainer, dataset["validation"], "validation"),
         # The test labels of some data sets (Hateful Memes) are not public.
@@ -103,7 +104,7 @@ def load_run(folder: str | Path, overrides: dict[str, Any] | None = None):
 def evaluate(folder: str | Path, split: str, overrides: dict[str, Any] | None = None) -> dict[str, float]:
     """Metrics of a saved run on one split, also written to `evaluation_<split>.json` in the folder."""
     model, processor, arguments, dataset = load_run(folder, overrides)
-    _check_split(dataset, split)
+    check_split(dataset, split)
     no_training = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     training = _training_arguments(arguments.training | {"output_dir": str(folder)} | no_training)
     trainer = MultimodalTrainer(
@@ -111,7 +112,7 @@ def evaluate(folder: str | Path, split: str, overrides: dict[str, Any] | None = 
         training,
         data_collator=build_collator(processor, model.config),
         processing_class=processor,
-        compute_metrics=compute_metrics_for(model.config.problem_type, model.config.num_labels),
+        compute_metrics=_metrics(model.config, arguments.evaluation),
     )
     metrics = _evaluate(trainer, dataset[split], split)
     write_text(Path(folder) / f"evaluation_{split}.json", json.dumps(metrics, indent=2) + "\n")
@@ -121,11 +122,9 @@ def evaluate(folder: str | Path, split: str, overrides: dict[str, Any] | None = 
 def robustness(folder: str | Path, split: str, overrides: dict[str, Any] | None = None) -> RobustnessReport:
     """The robustness report of a saved run, also written to `robustness.{json,md,png}` and the card in the folder."""
     model, processor, arguments, dataset = load_run(folder, overrides)
-    _check_split(dataset, split)
+    check_split(dataset, split)
     batch_size = arguments.training.get("per_device_eval_batch_size", 64)
-    report = _robustness(
-        model, dataset[split], build_collator(processor, model.config), arguments.evaluation, batch_size
-    )
+    report = _robustness(model, dataset[split], build_collator(processor, model.config), arguments, batch_size)
     report.model_name = Path(folder).resolve().name
     report.save(folder)
     if (Path(folder) / RESULTS).exists():
@@ -159,17 +158,26 @@ def _refuse_to_overwrite(training: MultimodalTrainingArguments) -> None:
         training.resume_from_checkpoint = None
 
 
-def _select_best(training: MultimodalTrainingArguments, config) -> None:
-    """Keep the epoch that is best on validation by the task's metric, where the recipe does not say otherwise."""
-    if training.load_best_model_at_end and training.metric_for_best_model in (None, "loss"):
-        training.metric_for_best_model, training.greater_is_better = primary_metric(
-            config.problem_type, config.num_labels
-        )
-    elif training.metric_for_best_model in GREATER_IS_BETTER:
-        training.greater_is_better = GREATER_IS_BETTER[training.metric_for_best_model]
+def _metrics(config, arguments: EvaluationArguments):
+    return compute_metrics_for(config.problem_type, config.num_labels, metrics=arguments.metrics)
 
 
-def _check_split(dataset, split: str) -> None:
+def _primary_metric(config, arguments: Arguments) -> str:
+    """The one metric that selects and heads tables: the recipe's `metric_for_best_model`, else the task's."""
+    primary, _ = primary_metric(config.problem_type, config.num_labels, arguments.evaluation.metrics)
+    chosen = (arguments.training.get("metric_for_best_model") or "").removeprefix("eval_")
+    return chosen if chosen in GREATER_IS_BETTER else primary
+
+
+def _select_best(training: MultimodalTrainingArguments, primary: str) -> None:
+    """Keep the epoch that is best on validation by the primary metric, unless the recipe names what is none of ours."""
+    named = training.metric_for_best_model
+    if named in (primary, f"eval_{primary}") or (training.load_best_model_at_end and named in (None, "loss")):
+        training.metric_for_best_model, training.greater_is_better = primary, GREATER_IS_BETTER[primary]
+
+
+def check_split(dataset, split: str) -> None:
+    """Raise RecipeError unless the data set has this split."""
     if split not in dataset:
         raise RecipeError(f"The data set has the splits {list(dataset)}, not {split!r}.")
 
@@ -188,17 +196,20 @@ def _evaluate(trainer: MultimodalTrainer, dataset, prefix: str) -> dict[str, flo
     }
 
 
-def _robustness(model, data, collator, arguments: EvaluationArguments, batch_size: int) -> RobustnessReport:
+def _robustness(model, data, collator, arguments: Arguments, batch_size: int) -> RobustnessReport:
+    settings = arguments.evaluation
     return evaluate_robustness(
         model,
         data,
         data_collator=collator,
-        noise=arguments.noise,
-        noise_amplitude=arguments.noise_amplitude,
-        missing_ratio=arguments.missing_ratio,
-        missing_ratios=arguments.missing_ratios,
-        missing_mode=arguments.missing_mode,
-        seeds=arguments.robustness_seeds,
+        compute_metrics=_metrics(model.config, settings),
+        primary=_primary_metric(model.config, arguments),
+        noise=settings.noise,
+        noise_amplitude=settings.noise_amplitude,
+        missing_ratio=settings.missing_ratio,
+        missing_ratios=settings.missing_ratios,
+        missing_mode=settings.missing_mode,
+        seeds=settings.robustness_seeds,
         batch_size=batch_size,
     )
 
@@ -220,7 +231,7 @@ def _save(trainer: MultimodalTrainer, recipe: Recipe, arguments: Arguments, data
     if arguments.evaluation.robustness:
         size = trainer.args.eval_batch_size
         data = dataset["test"] if results["test"] else dataset["validation"]
-        report = _robustness(model, data, trainer.data_collator, arguments.evaluation, size)
+        report = _robustness(model, data, trainer.data_collator, arguments, size)
         report.model_name = recipe.path.stem
         report.save(folder)
     _write_card(folder, model, values, results, report)

@@ -2,33 +2,28 @@
 
 import itertools
 import json
-import math
 import multiprocessing
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from ..evaluation.metrics import GREATER_IS_BETTER
-from ..evaluation.report import RobustnessComparison, RobustnessReport, Score, compare
-from ..reporting.files import write_text
-from ..reporting.plots import plot_heat_map, plot_robustness, save_figure
-from ..reporting.tables import format_score, markdown_table, metric_label
 from .build import read_arguments
-from .recipe import Recipe, RecipeError
+from .recipe import Recipe, RecipeError, load_recipe
 from .run import RESULTS, remove_checkpoints, robustness, train
+from .sweep_report import write_report
 
-_SECTION_KEYS = ("variants", "seeds", "selection_seeds")
+_SECTION_KEYS = ("variants", "seeds", "selection_seeds", "folds")
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
     """One setting of a variant: its argument values."""
 
-    variant: str
     values: tuple[tuple[str, Any], ...]
 
     @property
@@ -37,27 +32,46 @@ class Cell:
         return ",".join(f"{key}={value}" for key, value in self.values).replace("/", "_") or "default"
 
 
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """One side of a comparison.
+
+    Args:
+        name (`str`): Its name in tables and its folder.
+        recipe (`Recipe`): What all its runs share.
+        cells (`list[Cell]`): Its settings; more than one make a grid to select from.
+        base (`str`, *optional*): The recipe it starts from, as the `sweep` section names it, where that is not the
+            recipe of the sweep itself.
+    """
+
+    name: str
+    recipe: Recipe
+    cells: list[Cell]
+    base: str | None = None
+
+
 @dataclass
 class Sweep:
     """What a sweep runs.
 
     Args:
-        recipe (`Recipe`): The recipe all runs share.
-        variants (`dict[str, list[Cell]]`): The cells of each variant; more than one make a grid to select from.
+        name (`str`): Heading of the report.
+        folder (`Path`): Where the runs and the report go.
+        variants (`list[Variant]`): What is compared.
         seeds (`list[int]`): Training seeds of each variant's selected cell.
         selection_seeds (`list[int]`): Training seeds with which the cells of a grid are compared on validation.
+        folds (`list[int | None]`): The data set's option `fold` in turn; None leaves it out. Everything is repeated for
+            each fold, the selection within a grid included.
         jobs (`int`): Runs at a time, each in a process of its own with its share of the processors.
     """
 
-    recipe: Recipe
-    variants: dict[str, list[Cell]]
+    name: str
+    folder: Path
+    variants: list[Variant]
     seeds: list[int]
     selection_seeds: list[int]
+    folds: list[int | None] = field(default_factory=lambda: [None])
     jobs: int = 1
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.recipe.values["output_dir"])
 
 
 def read_sweep(recipe: Recipe, overrides: dict[str, Any], jobs: int = 1) -> Sweep:
@@ -65,69 +79,123 @@ def read_sweep(recipe: Recipe, overrides: dict[str, Any], jobs: int = 1) -> Swee
 
     Raises RecipeError, before anything runs, for an unknown key in the section or in a variant.
     """
-    section = dict(recipe.sweep)
+    section, origin = dict(recipe.sweep), recipe.origins.get("sweep", str(recipe.path))
     unknown = set(section) - set(_SECTION_KEYS)
     if unknown:
-        raise RecipeError(f"{recipe.path}: sweep has the unknown keys {sorted(unknown)}; it takes {_SECTION_KEYS}.")
-    seeds = overrides.pop("seed", None) or section.get("seeds") or recipe.values.get("seed", 42)
-    seeds = seeds if isinstance(seeds, list) else [seeds]
-    selection_seeds = overrides.pop("selection_seeds", None) or section.get("selection_seeds") or seeds[:1]
+        raise RecipeError(f"{origin}: sweep has the unknown keys {sorted(unknown)}; it takes {_SECTION_KEYS}.")
+    overrides = dict(overrides)
+    seeds = _listed(overrides.pop("seed", None), section.get("seeds"), recipe.values.get("seed"), 42)
+    selection_seeds = _listed(overrides.pop("selection_seeds", None), section.get("selection_seeds"), seeds[:1])
+    folds = _read_folds(overrides.pop("folds", section.get("folds")), origin)
     grid = {key: value for key, value in overrides.items() if isinstance(value, list)}
-    recipe = recipe.override({k: v for k, v in overrides.items() if k not in grid}, "the command line")
-    variants = section.get("variants") or {recipe.path.stem: {}}
-    cells = {name: _cells(name, (values or {}) | grid) for name, values in variants.items()}
-    selection_seeds = selection_seeds if isinstance(selection_seeds, list) else [selection_seeds]
-    for cell in itertools.chain(*cells.values()):
-        read_arguments(recipe.override(dict(cell.values), f"{recipe.path}: variant {cell.variant}"))
-    return Sweep(recipe, cells, seeds, selection_seeds, jobs)
-
-
-def _cells(variant: str, values: dict[str, Any]) -> list[Cell]:
-    lists = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
-    return [
-        Cell(variant, tuple(zip(lists, combination, strict=True))) for combination in itertools.product(*lists.values())
+    overrides = {key: value for key, value in overrides.items() if key not in grid}
+    variants = [
+        _read_variant(recipe, name, values, overrides, grid)
+        for name, values in (section.get("variants") or {recipe.path.stem: {}}).items()
     ]
+    folder = Path(overrides.get("output_dir", recipe.values["output_dir"]))
+    return Sweep(recipe.path.stem, folder, variants, seeds, selection_seeds, folds, jobs)
+
+
+def _listed(*candidates: Any) -> list[Any]:
+    """The first that is given, as a list."""
+    value = next(value for value in candidates if value is not None)
+    return value if isinstance(value, list) else [value]
+
+
+def _read_folds(value: Any, origin: str) -> list[int | None]:
+    if value is None:
+        return [None]
+    folds = list(range(value)) if type(value) is int else value
+    if not isinstance(folds, list) or not folds or any(type(fold) is not int for fold in folds):
+        raise RecipeError(
+            f"{origin}: folds is {value!r}; expected the number of folds, or a list of them such as [0, 1, 2]."
+        )
+    if len(set(folds)) < len(folds):
+        raise RecipeError(f"{origin}: folds names one twice: {folds}")
+    return folds
+
+
+def _read_variant(recipe: Recipe, name: str, values: Any, overrides: dict[str, Any], grid: dict[str, Any]) -> Variant:
+    origin = recipe.origins.get("sweep", str(recipe.path))
+    if not isinstance(values or {}, dict):
+        raise RecipeError(f"{origin}: the variant {name!r} is {values!r}; expected `key: value` pairs.")
+    values = dict(values or {})
+    base = values.pop("base", None)
+    if base is not None:
+        recipe = load_recipe(Path(origin).parent / str(base))
+    recipe = recipe.override(overrides, "the command line")
+    cells = _cells(values | grid)
+    for cell in cells:
+        read_arguments(recipe.override(dict(cell.values), f"{origin}: variant {name}"))
+    return Variant(name, recipe, cells, base)
+
+
+def _cells(values: dict[str, Any]) -> list[Cell]:
+    lists = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
+    return [Cell(tuple(zip(lists, combination, strict=True))) for combination in itertools.product(*lists.values())]
 
 
 def run_sweep(sweep: Sweep) -> dict[str, Any]:
     """Run what is missing, select each variant's cell on validation, report it on test.
 
+    With folds, a cell is selected for every fold on that fold's own validation split, so that no fold's test data have a
+    part in the choice of the model they judge.
+
     Writes `sweep.json`, `sweep.md` and plots into the sweep's folder and returns what `sweep.json` holds. A run whose
     folder holds `results.json` is not run again; one that was killed goes on from its last whole checkpoint.
     """
-    grids = [cell for cells in sweep.variants.values() if len(cells) > 1 for cell in cells]
-    _run_all(sweep, [Run(sweep, cell, seed, robustness=False) for cell in grids for seed in sweep.selection_seeds])
-    selected = {variant: _select(sweep, cells) for variant, cells in sweep.variants.items()}
-    _run_all(sweep, [Run(sweep, cell, seed) for cell, _ in selected.values() for seed in sweep.seeds])
-    outcome: dict[str, Any] = {"variants": {}}
-    for variant, (cell, scores) in selected.items():
-        runs = {seed: Run(sweep, cell, seed) for seed in sweep.seeds}
-        outcome["variants"][variant] = {
-            "selected": dict(cell.values),
-            "grid": [{**dict(cell.values), "validation": score} for cell, score in scores.items()],
-            "runs": {str(seed): run.results() for seed, run in runs.items()},
-            "folders": [str(run.folder) for run in runs.values()],
-        }
-        outcome["primary_metric"] = runs[sweep.seeds[0]].results()["primary_metric"]
-    _report(sweep, outcome)
+    pairs = list(itertools.product(sweep.variants, sweep.folds))
+    _run_all(sweep, [run for pair in pairs for run in _selection_runs(sweep, *pair)])
+    selected = {pair: _select(sweep, *pair) for pair in pairs}
+    runs = {
+        (variant, fold): [Run(sweep, variant, cell, seed, fold) for seed in sweep.seeds]
+        for (variant, fold), (cell, _) in selected.items()
+    }
+    _run_all(sweep, list(itertools.chain(*runs.values())))
+    outcome = {
+        "primary_metric": runs[pairs[0]][0].results()["primary_metric"],
+        "seeds": sweep.seeds,
+        "selection_seeds": sweep.selection_seeds,
+        "variants": {},
+    }
+    for variant in sweep.variants:
+        entries = {fold: _entry(*selected[variant, fold], runs[variant, fold]) for fold in sweep.folds}
+        by_fold = {"folds": {str(fold): entry for fold, entry in entries.items()}}
+        outcome["variants"][variant.name] = entries.get(None, by_fold) | (
+            {"base": variant.base} if variant.base else {}
+        )
+    write_report(sweep.folder, sweep.name, outcome)
     return outcome
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a sweep: a cell and a seed. Cells that are only compared need no robustness evaluation."""
+    """One training of a sweep: a cell, a seed and a fold. Cells that are only compared need no robustness evaluation."""
 
     sweep: Sweep
+    variant: Variant
     cell: Cell
     seed: int
+    fold: int | None
     robustness: bool = True
 
     @property
     def folder(self) -> Path:
-        folder = self.sweep.folder / self.cell.variant
-        if len(self.sweep.variants[self.cell.variant]) > 1:
+        folder = self.sweep.folder / self.variant.name
+        if len(self.variant.cells) > 1:
             folder /= self.cell.name
+        if self.fold is not None:
+            folder /= f"fold={self.fold}"
         return folder / f"seed={self.seed}"
+
+    @property
+    def recipe(self) -> Recipe:
+        recipe = self.variant.recipe.override(dict(self.cell.values), f"variant {self.variant.name}")
+        if self.fold is None:
+            return recipe
+        options = recipe.values.get("dataset_options", {}) | {"fold": self.fold}
+        return recipe.override({"dataset_options": options}, "the folds of the sweep")
 
     @property
     def trained(self) -> bool:
@@ -135,7 +203,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        wanted = self.robustness and self.sweep.recipe.values.get("robustness", True)
+        wanted = self.robustness and self.recipe.values.get("robustness", True)
         return self.trained and (not wanted or (self.folder / "robustness.json").exists())
 
     def results(self) -> dict[str, Any]:
@@ -148,8 +216,7 @@ class Run:
             robustness(self.folder, "test")
             return
         values = {"seed": self.seed, "output_dir": str(self.folder), "resume_from_checkpoint": "true"}
-        recipe = self.sweep.recipe.override(dict(self.cell.values) | values, f"variant {self.cell.variant}")
-        train(recipe, with_robustness=self.robustness)
+        train(self.recipe.override(values, "the sweep"), with_robustness=self.robustness)
         remove_checkpoints(self.folder)
 
     def execute_logged(self) -> None:
@@ -161,7 +228,8 @@ class Run:
             self.execute()
 
     def __str__(self) -> str:
-        return f"{self.cell.variant} {self.cell.name} seed {self.seed}"
+        fold = "" if self.fold is None else f" fold {self.fold}"
+        return f"{self.variant.name} {self.cell.name}{fold} seed {self.seed}"
 
 
 def _run_all(sweep: Sweep, runs: list[Run]) -> None:
@@ -188,97 +256,36 @@ def _run_all(sweep: Sweep, runs: list[Run]) -> None:
             print(f"== {number} of {len(pending)} done: {run} -> {run.folder}", flush=True)
 
 
-def _select(sweep: Sweep, cells: list[Cell]) -> tuple[Cell, dict[Cell, float]]:
-    """The best cell on validation, and the score of each; a variant of one cell has nothing to select."""
-    if len(cells) == 1:
-        return cells[0], {}
-    scores, metric = {}, ""
-    for cell in cells:
-        results = [Run(sweep, cell, seed).results() for seed in sweep.selection_seeds]
-        metric = results[0]["primary_metric"]
-        scores[cell] = fmean(result["validation"][metric] for result in results)
+def _selection_runs(sweep: Sweep, variant: Variant, fold: int | None) -> list[Run]:
+    """The runs that a grid's cells are compared by; a variant of one cell has nothing to select."""
+    if len(variant.cells) == 1:
+        return []
+    return [
+        Run(sweep, variant, cell, seed, fold, robustness=False)
+        for cell in variant.cells
+        for seed in sweep.selection_seeds
+    ]
+
+
+def _select(sweep: Sweep, variant: Variant, fold: int | None) -> tuple[Cell, dict[Cell, float]]:
+    """The best cell on the validation split, and the mean over the selection seeds of each."""
+    values: dict[Cell, list[float]] = {}
+    metric = ""
+    for run in _selection_runs(sweep, variant, fold):
+        results = run.results()
+        metric = results["primary_metric"]
+        values.setdefault(run.cell, []).append(results["validation"][metric])
+    if not values:
+        return variant.cells[0], {}
+    scores = {cell: fmean(cell_values) for cell, cell_values in values.items()}
     return (max if GREATER_IS_BETTER[metric] else min)(scores, key=scores.__getitem__), scores
 
 
-def _report(sweep: Sweep, outcome: dict[str, Any]) -> None:
-    metric = outcome["primary_metric"]
-    lines = [f"# {sweep.recipe.path.stem}", "", _selection_text(sweep, outcome), "", _score_table(outcome, metric)]
-    comparison = _compare(outcome)
-    if comparison is not None:
-        lines += ["## Robustness on the test split", "", comparison.to_markdown()]
-        outcome["robustness"] = comparison.to_dict()
-        reports = {name: _reports(variant) for name, variant in outcome["variants"].items()}
-        save_figure(plot_robustness(reports), sweep.folder / "robustness.png")
-    for name, variant in outcome["variants"].items():
-        if variant["grid"]:
-            lines += [
-                f"## Grid of {name}: {metric_label(metric)} on validation",
-                "",
-                _grid_table(variant["grid"], metric),
-            ]
-            _heat_map(sweep.folder / f"grid-{name}.png", variant["grid"], metric, name)
-    write_text(sweep.folder / "sweep.md", "\n".join(lines))
-    write_text(sweep.folder / "sweep.json", json.dumps(outcome, indent=2) + "\n")
-
-
-def _selection_text(sweep: Sweep, outcome: dict[str, Any]) -> str:
-    texts = []
-    for name, variant in outcome["variants"].items():
-        setting = ", ".join(f"{key} = {value}" for key, value in variant["selected"].items()) or "as in the recipe"
-        how = ""
-        if variant["grid"]:
-            how = f" (best of {len(variant['grid'])} on validation, seed {', '.join(map(str, sweep.selection_seeds))})"
-        texts.append(f"- **{name}**: {setting}{how}")
-    seeds = ", ".join(map(str, sweep.seeds))
-    return "\n".join(texts) + f"\n\nMean ± standard deviation over the training seeds {seeds}."
-
-
-def _score_table(outcome: dict[str, Any], metric: str) -> str:
-    rows = []
-    for name, variant in outcome["variants"].items():
-        runs = variant["runs"].values()
-        cells = [
-            str(Score(tuple(run[split].get(metric, math.nan) for run in runs))) for split in ("validation", "test")
-        ]
-        seconds = fmean(run["train"]["seconds"] for run in runs)
-        rows.append([name, *cells, f"{seconds:.0f} s"])
-    label = metric_label(metric, GREATER_IS_BETTER.get(metric))
-    return markdown_table(["variant", f"{label}, validation", f"{label}, test", "training"], rows)
-
-
-def _reports(variant: dict[str, Any]) -> list[RobustnessReport]:
-    files = [Path(folder) / "robustness.json" for folder in variant["folders"]]
-    return [RobustnessReport.from_json(file) for file in files if file.exists()]
-
-
-def _compare(outcome: dict[str, Any]) -> RobustnessComparison | None:
-    reports = {name: _reports(variant) for name, variant in outcome["variants"].items()}
-    return compare(reports) if all(reports.values()) else None
-
-
-def _grid_table(grid: list[dict[str, Any]], metric: str) -> str:
-    keys = [key for key in grid[0] if key != "validation"]
-    rows = [[*(str(entry[key]) for key in keys), format_score(entry["validation"])] for entry in grid]
-    return markdown_table([*keys, metric_label(metric, GREATER_IS_BETTER.get(metric))], rows)
-
-
-def _heat_map(path: Path, grid: list[dict[str, Any]], metric: str, name: str) -> None:
-    """Draw the grid where exactly two arguments vary."""
-    values = {key: list(dict.fromkeys(entry[key] for entry in grid)) for key in grid[0] if key != "validation"}
-    varying = [key for key, options in values.items() if len(options) > 1]
-    if len(varying) != 2:
-        return
-    row, column = varying
-    score = {(entry[row], entry[column]): entry["validation"] for entry in grid}
-    cells = [[score.get((r, c), float("nan")) for c in values[column]] for r in values[row]]
-    figure = plot_heat_map(
-        cells,
-        values[row],
-        values[column],
-        row_name=row,
-        column_name=column,
-        metric=metric,
-        greater_is_better=GREATER_IS_BETTER.get(metric),
-        title=f"{name}: validation",
-    )
-    save_figure(figure, path)
+def _entry(cell: Cell, scores: dict[Cell, float], runs: list[Run]) -> dict[str, Any]:
+    """What `sweep.json` says about a variant, or about one of its folds."""
+    return {
+        "selected": dict(cell.values),
+        "grid": [{**dict(cell.values), "validation": score} for cell, score in scores.items()],
+        "runs": {str(run.seed): run.results() for run in runs},
+        "folders": [str(run.folder) for run in runs],
+    }

@@ -24,6 +24,7 @@ def register() -> None:
 
     from ..data.processor import MultimodalProcessor
     from .decalign.modeling_decalign import DecAlignForSequenceClassification
+    from .fusion.modeling_fusion import FusionForSequenceClassification
     from .wma.modeling_bert_wma import BertWmaForSequenceClassification
     from .wma.modeling_vilt_wma import ViltWmaForSequenceClassification
 
@@ -31,6 +32,7 @@ def register() -> None:
         ViltWmaForSequenceClassification,
         BertWmaForSequenceClassification,
         DecAlignForSequenceClassification,
+        FusionForSequenceClassification,
     ):
         AutoConfig.register(model.config_class.model_type, model.config_class, exist_ok=True)
         AutoModelForSequenceClassification.register(model.config_class, model, exist_ok=True)

@@ -29,12 +29,17 @@ class MultimodalConfigMixin:
 
     transformers accepts any keyword argument silently, so that a misspelt ``wma_aplha=5`` would train the default.
 
+    Subclasses declare the fields `modalities` (`list[str]`, names in order) and `feature_sizes` (`dict[str, int]`, the
+    width of every modality that comes as a feature sequence), filled in before :meth:`__post_init__` of this class.
+
     Class attributes:
         compatible_model_types (`tuple[str, ...]`): Model types, beside its own, whose ``config.json`` this class reads.
     """
 
     model_type: ClassVar[str]
     compatible_model_types: ClassVar[tuple[str, ...]] = ()
+    modalities: list[str]
+    feature_sizes: dict[str, int]
 
     @classmethod
     def known_arguments(cls) -> set[str]:
@@ -48,10 +53,28 @@ class MultimodalConfigMixin:
                 f"{type(self).__name__} has no argument {_with_suggestions(unknown, self.known_arguments())}"
             )
         super().__post_init__(**kwargs)  # type: ignore[misc]
+        self.validate_modalities()
         self.validate_multimodal()
 
+    def validate_modalities(self) -> None:
+        if len(set(self.modalities)) != len(self.modalities):
+            raise ValueError(f"modalities names one twice: {self.modalities}")
+        for name in self.modalities:
+            if self.is_native(name):
+                self._check_native(name)
+        stray = set(self.feature_sizes) - set(self.modalities)
+        if stray:
+            raise ValueError(f"feature_sizes has {sorted(stray)}, which modalities {self.modalities} leaves out.")
+        for name, size in self.feature_sizes.items():
+            if size < 1:
+                raise ValueError(f"feature_sizes[{name!r}] is {size}; a width is at least 1.")
+
+    def _check_native(self, name: str) -> None:
+        """Raise ValueError unless the model takes modality `name` raw, which `feature_sizes` does not name."""
+        raise NotImplementedError
+
     def validate_multimodal(self) -> None:
-        """Check the fields against each other; called at construction. Raises ValueError naming the field."""
+        """Check the other fields against each other; called at construction. Raises ValueError naming the field."""
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
@@ -79,6 +102,20 @@ class MultimodalConfigMixin:
         overrides = {field.name for field in fields(cls)} - {"dtype"}  # type: ignore[arg-type]
         config_dict |= {key: kwargs.pop(key) for key in list(kwargs) if key in overrides}
         return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+
+    def is_native(self, name: str) -> bool:
+        """Whether modality `name` comes raw (token ids, pixels) rather than as a feature sequence."""
+        return name in self.modalities and name not in self.feature_sizes
+
+    @property
+    def modality_kinds(self) -> dict[str, str | int]:
+        """Each modality's kind, in order: `"text"`, `"image"`, or the width of a feature sequence."""
+        return {name: self.feature_sizes.get(name, name) for name in self.modalities}
+
+    @property
+    def modality_pairs(self) -> list[tuple[str, str]]:
+        """Every unordered pair of modalities, in the order of `modalities`."""
+        return [(m, n) for i, m in enumerate(self.modalities) for n in self.modalities[i + 1 :]]
 
     @property
     def loss_weights(self) -> dict[str, float]:

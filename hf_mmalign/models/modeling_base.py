@@ -31,6 +31,9 @@ class ModalityEmbedding:
         return self.content_mask.any(dim=1)
 
 
+# The modality that each raw input of `forward` carries.
+_RAW_MODALITIES = {"input_ids": "text", "pixel_values": "image"}
+
 ModalityHook = Callable[[dict[str, ModalityEmbedding]], dict[str, ModalityEmbedding]]
 
 
@@ -74,6 +77,33 @@ class MultimodalModelMixin:
     def embed_modalities(self, **inputs) -> dict[str, ModalityEmbedding]:
         """Embed raw inputs; a modality that the whole batch misses may be left out."""
         raise NotImplementedError
+
+    def check_inputs(self, features: dict | None, feature_mask: dict | None, **raw: torch.Tensor | None) -> None:
+        """Raise ValueError for inputs of a modality that the config does not name, or features of a wrong width.
+
+        Args:
+            features, feature_mask (`dict[str, torch.Tensor]`, *optional*): As given to `forward`.
+            raw: The raw inputs, under their names in `forward`; None where not given.
+        """
+        config = self.config  # type: ignore[attr-defined]
+        for argument, given in raw.items():
+            name = _RAW_MODALITIES[argument]
+            if given is not None and not config.is_native(name):
+                raise ValueError(
+                    f"{argument} was given, but {type(self).__name__} takes the modalities {config.modalities} and no "
+                    f"raw {name}."
+                )
+        for name in {**(features or {}), **(feature_mask or {})}:
+            if name not in config.feature_sizes:
+                raise ValueError(
+                    f"features has {name!r}, but this model's feature modalities are {list(config.feature_sizes)}."
+                )
+        for name, values in (features or {}).items():
+            expected = config.feature_sizes[name]
+            if values.dim() != 3 or values.shape[-1] != expected:
+                raise ValueError(
+                    f"features[{name!r}] has shape {tuple(values.shape)}; config.feature_sizes asks for (B, T, {expected})."
+                )
 
     def modality_parameters(self, name: str) -> Iterator[nn.Parameter]:
         """The parameters that only modality `name` passes through, for modulation and learning rates of its own."""

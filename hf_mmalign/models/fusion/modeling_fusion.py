@@ -1,0 +1,125 @@
+"""Late fusion for classification and regression."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ...layers.dropout import dropout
+from ...layers.pooling import masked_mean
+from ...losses.task import infer_problem_type, task_loss
+from ..modeling_base import ModalityEmbedding, MultimodalModelMixin, MultimodalOutput, combine_losses
+from .configuration_fusion import FusionConfig
+
+
+class FusionForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
+    """Classifies or regresses from one vector per modality: encode each time step, average over time, fuse, decide.
+
+    Every modality may be missing from any sample or from a whole batch, in training and afterwards: its vector is 0.
+
+    Args:
+        config ([`FusionConfig`]): The configuration, with at least one modality.
+    """
+
+    config_class = FusionConfig
+    config: FusionConfig
+    base_model_prefix = "fusion"
+
+    def __init__(self, config: FusionConfig):
+        super().__init__(config)
+        if not config.modalities:
+            raise ValueError(f"{type(self).__name__} needs a modality, but config.feature_sizes is empty.")
+        self.encoders = nn.ModuleDict()
+        if config.encoder == "mlp":
+            self.encoders.update(
+                {name: nn.Linear(config.feature_sizes[name], config.hidden_size) for name in config.modalities}
+            )
+        width = sum(config.encoded_size(name) for name in config.modalities)
+        widths = [width] + [config.head_hidden_size] * config.num_head_layers
+        self.head_layers = nn.ModuleList(nn.Linear(*sizes) for sizes in pairwise(widths))
+        self.classifier = nn.Linear(widths[-1], config.num_labels)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # PyTorch's own; transformers guards its functions, so that loaded weights stay.
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+
+    def forward(
+        self,
+        features: dict[str, Tensor] | None = None,
+        feature_mask: dict[str, Tensor] | None = None,
+        labels: Tensor | None = None,
+        output_modality_features: bool = False,
+        return_dict: bool | None = None,
+    ) -> MultimodalOutput | tuple:
+        r"""
+        Args:
+            features (`dict[str, torch.FloatTensor]`): `(B, T_m, D_m)` per modality; those that the whole batch misses may
+                be left out.
+            feature_mask (`dict[str, torch.Tensor]`, *optional*): `(B, T_m)` per modality, 1 on valid steps; left out, all
+                steps are valid; a row of zeros is a sample without the modality.
+            labels (`torch.Tensor`, *optional*): `(B,)` class indices, `(B, num_labels)` multi-hot floats or `(B,)` floats
+                (see `config.problem_type`). The loss is computed with labels only.
+            output_modality_features (`bool`): Return the vector of every modality.
+
+        Raises:
+            ValueError: For a modality the config does not name, a wrong feature width or a batch without any modality.
+        """
+        embeddings = self._embed_with_hooks(features=features, feature_mask=feature_mask)
+        vectors = {name: masked_mean(e.tokens, e.content_mask) for name, e in embeddings.items()}
+        logits = self.classifier(self._fuse(vectors))
+
+        loss, losses = None, None
+        if labels is not None:
+            if self.config.problem_type is None:
+                self.config.problem_type = infer_problem_type(labels, self.config.num_labels)
+            losses = {"task": task_loss(logits, labels, self.config.problem_type)}
+            loss = combine_losses(losses, self.config.loss_weights)
+        output = MultimodalOutput(
+            loss=loss, logits=logits, losses=losses, modality_features=vectors if output_modality_features else None
+        )
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def embed_modalities(
+        self, features: dict[str, Tensor] | None = None, feature_mask: dict[str, Tensor] | None = None
+    ) -> dict[str, ModalityEmbedding]:
+        """Encode each modality step by step; those the batch misses are left out. Arguments as in `forward`."""
+        self.check_inputs(features, feature_mask)
+        embeddings = {}
+        for name in self.config.modalities:
+            if name not in (features or {}):
+                continue
+            values, mask = features[name].to(self.classifier.weight.dtype), (feature_mask or {}).get(name)
+            mask = torch.ones(values.shape[:2], device=values.device) if mask is None else mask
+            tokens = F.relu(self.encoders[name](values)) if name in self.encoders else values
+            embeddings[name] = ModalityEmbedding(tokens, mask.bool(), mask.bool())
+        if not embeddings:
+            raise ValueError(f"The batch holds none of the modalities {self.config.modalities}.")
+        return embeddings
+
+    def _fuse(self, vectors: dict[str, Tensor]) -> Tensor:
+        """The modalities' `(B, d_m)` vectors, zeros for those the batch misses, to the `(B, d)` input of the classifier."""
+        present = next(iter(vectors.values()))
+        fused = torch.cat(
+            [
+                vectors[name] if name in vectors else present.new_zeros(len(present), self.config.encoded_size(name))
+                for name in self.config.modalities
+            ],
+            dim=1,
+        )
+        hidden = dropout(fused, self.config.dropout, self.training)
+        for layer in self.head_layers:
+            hidden = dropout(F.relu(layer(hidden)), self.config.dropout, self.training)
+        return hidden
+
+    def modality_parameters(self, name: str) -> Iterator[nn.Parameter]:
+        self.check_modality(name)
+        return self.encoders[name].parameters() if name in self.encoders else iter(())
+
+    @property
+    def modules_outside_backbone(self) -> list[str]:
+        return [*(f"head_layers.{index}" for index in range(len(self.head_layers))), "classifier"]
