@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ..ot.costs import full_precision
+from ..ot.costs import full_precision, no_autocast
 
 NUM_BINS = 7
 
@@ -21,7 +21,7 @@ def supervised_contrastive_loss(
     Returns:
         `torch.Tensor` of shape `()`; 0 where no sample has a positive.
     """
-    with torch.autocast(features.device.type, enabled=False):
+    with no_autocast(features.device):
         directions = F.normalize(full_precision(features), dim=1)
         itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
         positives = positives & ~itself

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..ot.costs import full_precision
+from ..ot.costs import full_precision, no_autocast
 
 FORMS = ("squared_cosine", "cosine")
 
@@ -27,7 +27,7 @@ def decoupling_loss(
     """
     if form not in FORMS:
         raise ValueError(f"form is one of {FORMS}, not {form!r}.")
-    with torch.autocast(unique.device.type, enabled=False):
+    with no_autocast(unique.device):
         unique, common = full_precision(unique).flatten(1), full_precision(common).flatten(1)  # (B, T·d)
         dot = torch.linalg.vecdot(unique, common)
         squares = torch.linalg.vecdot(unique, unique) * torch.linalg.vecdot(common, common)

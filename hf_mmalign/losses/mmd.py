@@ -2,7 +2,7 @@
 
 import torch
 
-from ..ot.costs import full_precision
+from ..ot.costs import full_precision, no_autocast
 
 
 def mmd_loss(z: torch.Tensor, present: torch.Tensor, bandwidth: float = 1.0) -> torch.Tensor:
@@ -20,14 +20,15 @@ def mmd_loss(z: torch.Tensor, present: torch.Tensor, bandwidth: float = 1.0) -> 
         `torch.Tensor` of shape `()`; 0 where no pair counts.
     """
     modalities, batch, width = z.shape
-    with torch.autocast(z.device.type, enabled=False):
-        points = full_precision(z).reshape(-1, width)
-        # The kernel knows differences only, and around 0 they lose the fewest digits.
-        points = points - points.detach().mean(dim=0)
+    with no_autocast(z.device):
+        points = full_precision(z)
+        weight = present.to(points.dtype)
+        # The kernel knows differences only, and around the samples' centre they lose the fewest digits.
+        origin = torch.einsum("mb,mbd->d", weight, points.detach()) / weight.sum().clamp(min=1)
+        points = (points - origin).reshape(-1, width)
         squares = points.square().sum(dim=1)
         distances = (squares.unsqueeze(1) + squares - 2 * points @ points.T).clamp(min=0)
         kernel = (distances / (-2 * bandwidth**2)).exp().view(modalities, batch, modalities, batch)
-        weight = present.to(kernel.dtype)
         weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1)
         expectation = torch.einsum("ib,ibjc,jc->ij", weight, kernel, weight)  # E[k(x, y)] of modalities i and j
         first, second = torch.triu_indices(modalities, modalities, 1, device=z.device)

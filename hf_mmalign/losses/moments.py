@@ -2,7 +2,7 @@
 
 import torch
 
-from ..ot.costs import full_precision
+from ..ot.costs import full_precision, no_autocast
 
 _SMALLEST_VARIANCE = 1e-6
 
@@ -10,7 +10,8 @@ _SMALLEST_VARIANCE = 1e-6
 def semantic_loss(z: torch.Tensor, present: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
     """L_sem, the differences of the first three moments over pairs of modalities (Eq. 10 of DecAlign).
 
-    Covariance is the unbiased estimate; skewness Γ is, per dimension, the third central moment over σ³.
+    Covariance is the unbiased estimate; skewness Γ is, per dimension, the third central moment over σ³, where σ² is the
+    biased variance, floored at 1e-6.
 
     Args:
         z (`torch.Tensor` of shape `(M, B, d)`): Latent common features. Computed in fp32.
@@ -22,7 +23,7 @@ def semantic_loss(z: torch.Tensor, present: torch.Tensor, reduction: str = "mean
     Returns:
         `torch.Tensor` of shape `()`; 0 where no pair counts.
     """
-    with torch.autocast(z.device.type, enabled=False):
+    with no_autocast(z.device):
         mean, covariance, skewness = moments(full_precision(z), present)
         first, second = torch.triu_indices(len(z), len(z), 1, device=z.device)
         distance = z.new_zeros(len(first), dtype=mean.dtype)

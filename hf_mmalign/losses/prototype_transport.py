@@ -1,5 +1,7 @@
 """DecAlign's heterogeneity alignment: multi-marginal transport between the modalities' prototypes, and its local term."""
 
+import math
+
 import torch
 
 from .. import ot
@@ -52,7 +54,8 @@ def transport_loss(
         counted (`torch.BoolTensor` of shape `(M,)`): Modalities that take part. The others cost nothing anywhere, which
             leaves the transport between the rest as it is without them.
         epsilon (`float`): λ of Eq. 7, in units of the mean joint cost, or as it is with `epsilon_scale="absolute"`.
-        entropy (`bool`): Add the entropy term λ Σ T (log T − 1) to the value, as the public code does.
+        entropy (`bool`): Add the entropy term λ Σ T (log T − 1) to the value, as the public code does; a constant of the
+            gradient.
         iterations (`int`): Scaling rounds at most.
 
     Returns:
@@ -67,7 +70,9 @@ def transport_loss(
     plan = ot.multi_marginal(joint.detach(), marginals, epsilon=relative, iterations=iterations).plan
     value = (plan * joint).sum()
     if entropy:
-        value = value + relative * mean_cost * (torch.xlogy(plan, plan) - plan).sum()
+        # Of the plan between those that take part: the others' uniform marginals are independent of it.
+        information = torch.xlogy(plan, plan).sum() + math.log(marginals.shape[1]) * (~counted).sum()
+        value = value + relative * mean_cost * (information - 1) * (counted.sum() > 1)
     return value, plan
 
 
@@ -77,7 +82,8 @@ def matching_from_plan(plan: torch.Tensor) -> torch.Tensor:
     matching = torch.eye(components, dtype=plan.dtype, device=plan.device).repeat(modalities, modalities, 1, 1)
     for i in range(modalities):
         for j in range(i + 1, modalities):
-            pair = plan.sum(dim=[axis for axis in range(modalities) if axis not in (i, j)])
+            others = [axis for axis in range(modalities) if axis not in (i, j)]
+            pair = plan.sum(dim=others) if others else plan  # an empty list would sum over all axes
             matching[i, j] = pair / pair.sum(dim=1, keepdim=True).clamp(min=torch.finfo(plan.dtype).tiny)
             matching[j, i] = pair.T / pair.sum(dim=0).unsqueeze(1).clamp(min=torch.finfo(plan.dtype).tiny)
     return matching

@@ -16,6 +16,14 @@ class MultimodalTrainingArguments(TrainingArguments):
             "the collator makes the model's arguments from text, pictures and feature sequences itself."
         },
     )
+    backbone_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the pretrained encoder, that is of the parameters outside the model's "
+            "`modules_outside_backbone` (DecAlign's text encoder, the BERT or ViLT of WMA); the others take "
+            "`learning_rate`. Left out, all parameters take `learning_rate`. Scheduler and weight decay are the same."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
@@ -23,3 +31,8 @@ class MultimodalTrainingArguments(TrainingArguments):
             "`load_best_model_at_end` and equal evaluation and saving strategies, as EarlyStoppingCallback does."
         },
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.backbone_learning_rate is not None and self.backbone_learning_rate < 0:
+            raise ValueError(f"backbone_learning_rate is {self.backbone_learning_rate}; a learning rate is at least 0.")

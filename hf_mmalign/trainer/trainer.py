@@ -19,6 +19,7 @@ class MultimodalTrainer(Trainer):
       is on all micro-batches of the first optimisation step on all processes.
     - Each component of `outputs.losses` is logged as `loss_<name>`, its mean over the logging interval and all
       processes, unweighted; in evaluation as `<prefix>_loss_<name>`.
+    - `backbone_learning_rate` gives the pretrained encoder a learning rate of its own, logged under that name.
     - `resume_from_checkpoint=True` takes the newest *whole* checkpoint: one that was being written when the run was
       killed is passed over.
     """
@@ -36,18 +37,55 @@ class MultimodalTrainer(Trainer):
                 config.__dict__.pop("use_cache", None)
             else:
                 config.use_cache = use_cache
+        if self._backbone_learning_rate is not None and self.optimizer is not None:
+            raise ValueError(
+                "backbone_learning_rate has no effect on an optimizer made elsewhere; give that optimizer a parameter "
+                "group of its own for the backbone."
+            )
         if getattr(args, "early_stopping_patience", None) is not None:
             self.add_callback(EarlyStoppingCallback(early_stopping_patience=args.early_stopping_patience))
         self._train_sums: dict[str, torch.Tensor] = {}
         self._train_counts: dict[str, int] = {}
         self._eval_sums: dict[str, torch.Tensor] = {}
         self._eval_counts: dict[str, int] = {}
+        self._used_backbone_rate: float | None = None
 
     @property
     def multimodal_model(self) -> nn.Module:
         """The model itself, free of Accelerate's and PEFT's wrappers."""
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    @property
+    def _backbone_learning_rate(self) -> float | None:
+        return getattr(self.args, "backbone_learning_rate", None)
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """Stock parameter groups; with `backbone_learning_rate`, each is split in two, those of the backbone last."""
+        split = self._backbone_learning_rate is not None and self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if split:
+            self._split_off_backbone(optimizer)
+        return optimizer
+
+    def _split_off_backbone(self, optimizer: torch.optim.Optimizer) -> None:
+        model = self.multimodal_model
+        modules = getattr(model, "modules_outside_backbone", [])
+        outside = {parameter for name in modules for parameter in model.get_submodule(name).parameters()}
+        backbone = []
+        for group in optimizer.param_groups:
+            inside = [parameter for parameter in group["params"] if parameter not in outside]
+            group["params"] = [parameter for parameter in group["params"] if parameter in outside]
+            if inside:
+                backbone.append({**group, "params": inside, "lr": self._backbone_learning_rate})
+        if not backbone or not modules:
+            raise ValueError(
+                f"backbone_learning_rate is {self._backbone_learning_rate}, but {type(model).__name__} trains no backbone, "
+                f"that is no parameter outside its modules {modules}: it has no pretrained encoder, or a frozen one."
+            )
+        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+        for group in backbone:
+            optimizer.add_param_group(group)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional, **keywords):
         if resume_from_checkpoint is True:
@@ -61,6 +99,9 @@ class MultimodalTrainer(Trainer):
         model = self.multimodal_model
         if isinstance(model, MultimodalModelMixin) and model.needs_calibration:
             model.calibrate(self._prepare_inputs(batch) for batch in batch_samples)
+        if self._backbone_learning_rate is not None:
+            # The rate of the step to come: when that is logged, the scheduler has moved on.
+            self._used_backbone_rate = float(self.optimizer.param_groups[-1]["lr"])
         return batch_samples, num_items_in_batch
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -110,6 +151,8 @@ class MultimodalTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:  # the training log; evaluation logs "eval_loss"
             logs |= self._mean_components(self._train_sums, self._train_counts, "")
+        if "learning_rate" in logs and self._backbone_learning_rate is not None:
+            logs["backbone_learning_rate"] = self._used_backbone_rate
         super().log(logs, start_time)
 
     def evaluation_loop(self, dataloader, description, *positional, metric_key_prefix="eval", **keywords):

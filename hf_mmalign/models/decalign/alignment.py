@@ -18,6 +18,7 @@ from ...losses.gaussian_mixture import (
 from ...losses.mmd import mmd_loss
 from ...losses.moments import semantic_loss
 from ...losses.prototype_transport import matching_from_plan, prototype_costs, prototype_loss, transport_loss
+from ...ot.costs import no_autocast
 from .configuration_decalign import DecAlignConfig
 
 
@@ -64,7 +65,7 @@ class HierarchicalAlignment(nn.Module):
         losses = {}
         if self.config.computes("decouple"):
             losses["decouple"] = self._decoupling(batch)
-        with torch.autocast(batch.present.device.type, enabled=False):
+        with no_autocast(batch.present.device):
             if self.config.computes("hete"):
                 losses |= _with_sum("hete", self._heterogeneity(batch))
         if self.config.computes("homo"):

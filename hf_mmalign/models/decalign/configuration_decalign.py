@@ -157,30 +157,20 @@ class DecAlignConfig(MultimodalConfigMixin, PreTrainedConfig):
             self.modalities = native + list(self.feature_sizes)
         super().__post_init__(**kwargs)
 
-    def validate_multimodal(self) -> None:
-        self._validate_modalities()
-        self._validate_architecture()
-        self._validate_losses()
+    def _check_native(self, name: str) -> None:
+        if name != "text" or self.text_config is None:
+            raise ValueError(
+                f"modalities has {name!r}, which feature_sizes ({self.feature_sizes}) does not name; raw text, as "
+                "'text', needs a text_config."
+            )
 
-    def _validate_modalities(self) -> None:
-        if len(set(self.modalities)) != len(self.modalities):
-            raise ValueError(f"modalities names one twice: {self.modalities}")
+    def validate_multimodal(self) -> None:
         if len(self.modalities) == 1:
             raise ValueError(f"DecAlign aligns at least two modalities; modalities is {self.modalities}.")
-        for name in self.modalities:
-            if name not in self.feature_sizes and not (name == "text" and self.text_config is not None):
-                raise ValueError(
-                    f"modalities has {name!r}, which feature_sizes ({self.feature_sizes}) does not name; raw text, as "
-                    "'text', needs a text_config."
-                )
-        stray = set(self.feature_sizes) - set(self.modalities)
-        if stray:
-            raise ValueError(f"feature_sizes has {sorted(stray)}, which modalities {self.modalities} leaves out.")
         if self.text_config is not None and not self.is_native("text"):
             raise ValueError("text_config is given, but 'text' comes as features or is not among the modalities.")
-        for name, size in self.feature_sizes.items():
-            if size < 1:
-                raise ValueError(f"feature_sizes[{name!r}] is {size}; a width is at least 1.")
+        self._validate_architecture()
+        self._validate_losses()
 
     def _validate_architecture(self) -> None:
         if self.hidden_size < 1 or self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
@@ -242,24 +232,10 @@ class DecAlignConfig(MultimodalConfigMixin, PreTrainedConfig):
         default = next(f.default for f in self.__dataclass_fields__.values() if f.name == field_name)
         return {name: value.get(name, default) for name in self.modalities}
 
-    def is_native(self, name: str) -> bool:
-        """Whether modality `name` comes raw (token ids) rather than as a feature sequence."""
-        return name in self.modalities and name not in self.feature_sizes
-
     @property
     def max_position_embeddings(self) -> int | None:
         """Longest text in tokens; None without a text encoder, or for one that takes any length."""
         return getattr(self.text_config, "max_position_embeddings", None)
-
-    @property
-    def modality_kinds(self) -> dict[str, str | int]:
-        """Each modality's kind, in order: `"text"`, or the width of a feature sequence."""
-        return {name: self.feature_sizes.get(name, name) for name in self.modalities}
-
-    @property
-    def modality_pairs(self) -> list[tuple[str, str]]:
-        """Every unordered pair of modalities, in the order of `modalities` (Eqs. 5, 10 and 11)."""
-        return [(m, n) for i, m in enumerate(self.modalities) for n in self.modalities[i + 1 :]]
 
     @property
     def loss_weights(self) -> dict[str, float]:

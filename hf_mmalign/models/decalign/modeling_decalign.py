@@ -193,7 +193,7 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
 
         Arguments as in `forward`.
         """
-        self._check_inputs(input_ids, features, feature_mask)
+        self.check_inputs(features, feature_mask, input_ids=input_ids)
         embeddings = {}
         for name in self.config.modalities:
             if self.config.is_native(name):
@@ -217,32 +217,13 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
             raise ValueError(f"The batch holds none of the modalities {self.config.modalities}.")
         return embeddings
 
-    def _check_inputs(self, input_ids, features, feature_mask) -> None:
-        if input_ids is not None:
-            if self.text_model is None:
-                raise ValueError(
-                    f"input_ids was given, but {type(self).__name__} takes the modalities {self.config.modalities} and "
-                    "no raw text."
-                )
-            longest = self.config.max_position_embeddings
-            if longest is not None and input_ids.shape[1] > longest:
-                raise ValueError(
-                    f"A text of {input_ids.shape[1]} tokens is longer than the {longest} positions of the text encoder. "
-                    "Truncate it."
-                )
-        for name in {**(features or {}), **(feature_mask or {})}:
-            if name not in self.config.feature_sizes:
-                raise ValueError(
-                    f"features has {name!r}, but this model's feature modalities are {list(self.config.feature_sizes)}."
-                )
-        for name, values in (features or {}).items():
-            expected = self.config.feature_sizes[name]
-            if values.dim() != 3 or values.shape[-1] != expected:
-                raise ValueError(
-                    f"features[{name!r}] has shape {tuple(values.shape)}; config.feature_sizes asks for (B, T, {expected})."
-                )
-
     def _encode_text(self, input_ids, attention_mask, token_type_ids) -> Tensor:
+        longest = self.config.max_position_embeddings
+        if longest is not None and input_ids.shape[1] > longest:
+            raise ValueError(
+                f"A text of {input_ids.shape[1]} tokens is longer than the {longest} positions of the text encoder. "
+                "Truncate it."
+            )
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None and self._text_has_segments:
             inputs["token_type_ids"] = token_type_ids
