@@ -1,16 +1,19 @@
 """Scaled dot-product attention that is quick to train on a CPU."""
 
+from collections.abc import Iterator
+from itertools import repeat
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .dropout import dropped_indices
+from .dropout import dropped_indices, zero_
 
 # Weights are made block by block, so that a block stays in a core's cache from the first product to the last.
 _BLOCK_BYTES = 1 << 20
-# exp of such a score, and the sum of as many of them as fit in memory, is far from overflow and from underflow.
-_LARGEST_SCORE = 70.0
+# Sums of exponentials between these lost nothing to overflow or underflow, and leave room for products with gradients.
+_SMALLEST_SUM, _LARGEST_SUM = 1e-25, 1e25
 
 
 def attention(
@@ -24,7 +27,7 @@ def attention(
 
     Args:
         queries (`torch.Tensor` of shape `(B, heads, T, d)`), keys, values (`(B, heads, S, d)`): Of one dtype.
-        mask (`torch.BoolTensor` of shape `(B, 1, 1, S)`, *optional*): Keys to attend to, at least one per sample.
+        mask (`torch.BoolTensor` of shape `(B, 1, 1, S)`, *optional*): Keys to attend to. Without any, the result is 0.
         dropout_p (`float`): Probability in [0, 1) with which a weight is dropped.
 
     Returns:
@@ -46,81 +49,111 @@ class _BlockwiseAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, queries, keys, values, mask, dropout_p):
-        ctx.shape, ctx.scale, ctx.value_scale = queries.shape, queries.shape[-1] ** -0.5, 1 / (1 - dropout_p)
-        batch, heads, length, width = queries.shape
+        *_, length, width = ctx.shape = queries.shape
+        ctx.scale, ctx.value_scale = width**-0.5, 1 / (1 - dropout_p)
         queries = torch.mul(queries, ctx.scale, out=queries.new_empty(queries.shape)).flatten(0, 1)
         keys, values = keys.flatten(0, 1), values.flatten(0, 1)
-        bias = None if mask is None or bool(mask.all()) else _bias(mask, heads)
-        shift = queries.new_empty(len(queries), 1, length) if _largest_score(queries, keys) > _LARGEST_SCORE else None
-        sums = queries.new_empty(len(queries), 1, length)
-        output = queries.new_empty(len(queries), width, length)
-        blocks, dropped = _blocks(queries, keys), []
-        buffer = queries.new_empty(blocks[0].stop, keys.shape[1], length)
-        for block in blocks:
-            weights = torch.bmm(keys[block], queries[block].mT, out=buffer[: block.stop - block.start])
-            if bias is not None:
-                weights += bias[block]
-            if shift is not None:
-                weights -= torch.amax(weights, dim=1, keepdim=True, out=shift[block])
-            torch.sum(weights.exp_(), dim=1, keepdim=True, out=sums[block])
-            if dropout_p > 0:
-                dropped.append(dropped_indices(weights.numel(), dropout_p))
-                weights.view(-1).index_fill_(0, dropped[-1], 0)
-            torch.bmm(values[block].mT, weights, out=output[block])
-        output *= ctx.value_scale / sums
-        ctx.blocks = blocks
-        ctx.save_for_backward(queries, keys, values, bias, shift, sums, output, *dropped)
-        return output.view(batch, heads, width, length).mT
+        bias = None if mask is None or bool(mask.all()) else _bias(mask, ctx.shape[1])
+        ctx.rows = max(1, _BLOCK_BYTES // (keys.shape[1] * length * keys.element_size()))
+        dropped = None
+        if dropout_p > 0:
+            dropped = [dropped_indices(len(k) * k.shape[1] * length, dropout_p) for k in keys.split(ctx.rows)]
+        # Subtracting the largest score takes two more passes, and the sums tell whether it was needed: it hardly ever is.
+        shift = None
+        sums, sum_of_values = _sums(queries, keys, values, bias, shift, dropped, ctx.rows)
+        if not bool(((sums > _SMALLEST_SUM) & (sums < _LARGEST_SUM)).all()):
+            shift = _largest_scores(queries, keys, bias, ctx.rows)
+            sums, sum_of_values = _sums(queries, keys, values, bias, shift, dropped, ctx.rows)
+            sums.clamp_(min=1)  # less only for a query without any key, whose values sum to 0
+        ctx.save_for_backward(queries, keys, values, bias, shift, sums, sum_of_values, *(dropped or ()))
+        return _by_query(sum_of_values, ctx.value_scale / sums, ctx.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        queries, keys, values, bias, shift, sums, output, *dropped = ctx.saved_tensors
-        gradient = gradient.mT.flatten(0, 1) / sums  # (N, d, T)
-        # The softmax's backward needs its products with its own gradient, summed over keys: output times gradient.
-        products = (gradient * output).sum(dim=1, keepdim=True)
-        gradient *= ctx.value_scale
-        d_queries, d_keys, d_values = torch.empty_like(output), torch.empty_like(keys), torch.empty_like(values)
-        buffers = queries.new_empty(3 if dropped else 2, ctx.blocks[0].stop, keys.shape[1], queries.shape[1])
-        for i, block in enumerate(ctx.blocks):
-            weights, d_scores, *kept = buffers[:, : block.stop - block.start]
-            torch.bmm(keys[block], queries[block].mT, out=weights)
-            if bias is not None:
-                weights += bias[block]
-            if shift is not None:
-                weights -= shift[block]
-            weights.exp_()
-            torch.bmm(values[block], gradient[block], out=d_scores)
-            if dropped:
-                kept = kept[0].copy_(weights)
-                kept.view(-1).index_fill_(0, dropped[i], 0)
-                d_scores.mul_(kept).addcmul_(weights, products[block], value=-1)
-            else:
-                kept = weights
-                d_scores.sub_(products[block]).mul_(weights)
-            torch.bmm(kept, gradient[block].mT, out=d_values[block])
-            torch.bmm(keys[block].mT, d_scores, out=d_queries[block])
-            torch.bmm(d_scores, queries[block], out=d_keys[block])
-        d_queries *= ctx.scale
-        batch, heads, length, width = ctx.shape
-        d_keys, d_values = (part.view(batch, heads, -1, width) for part in (d_keys, d_values))
-        return d_queries.view(batch, heads, width, length).mT, d_keys, d_values, None, None
+        queries, keys, values, bias, shift, sums, sum_of_values, *dropped = ctx.saved_tensors
+        gradient = gradient.mT.flatten(0, 1) * (ctx.value_scale / sums)  # of sum_of_values, (N, d, T)
+        # The softmax's backward needs the sum over keys of its result times its gradient.
+        products = (gradient * sum_of_values).sum(dim=1, keepdim=True) / sums
+        d_queries, d_keys, d_values = torch.empty_like(gradient), torch.empty_like(keys), torch.empty_like(values)
+        buffers = queries.new_empty(2, ctx.rows, keys.shape[1], queries.shape[1])
+        operands = (queries, keys, values, gradient, products, bias, shift, d_queries, d_keys, d_values)
+        for q, k, v, g, product, b, s, d_q, d_k, d_v, drop in _blocks(ctx.rows, *operands, dropped=dropped or None):
+            weights, d_scores = buffers[:, : len(q)]
+            _weights(q, k, b, s, out=weights)
+            torch.bmm(v, g, out=d_scores)
+            if drop is not None:
+                zero_(d_scores, drop)
+            d_scores.sub_(product).mul_(weights)
+            if drop is not None:
+                zero_(weights, drop)
+            torch.bmm(weights, g.mT, out=d_v)
+            torch.bmm(k.mT, d_scores, out=d_q)
+            torch.bmm(d_scores, q, out=d_k)
+        shape = (*ctx.shape[:2], -1, ctx.shape[3])
+        return _by_query(d_queries, ctx.scale, ctx.shape), d_keys.view(shape), d_values.view(shape), None, None
+
+
+def _blocks(rows: int, *tensors: Tensor | None, dropped: list[Tensor] | None) -> Iterator[tuple[Tensor | None, ...]]:
+    """For every block of rows, its part of each tensor, None for those that are None, and its dropped weights."""
+    parts = [repeat(None) if tensor is None else tensor.split(rows) for tensor in tensors]
+    return zip(*parts, repeat(None) if dropped is None else dropped, strict=False)  # None is repeated for ever
+
+
+def _sums(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    shift: Tensor | None,
+    dropped: list[Tensor] | None,
+    rows: int,
+) -> tuple[Tensor, Tensor]:
+    """Sums over keys of all weights, `(N, 1, T)`, and of values times those that are not dropped, `(N, d, T)`."""
+    count, length, width = queries.shape
+    sums, sum_of_values = queries.new_empty(count, 1, length), queries.new_empty(count, width, length)
+    buffer = queries.new_empty(rows, keys.shape[1], length)
+    operands = (queries, keys, values, bias, shift, sums, sum_of_values)
+    for q, k, v, b, s, total, total_values, drop in _blocks(rows, *operands, dropped=dropped):
+        weights = _weights(q, k, b, s, out=buffer[: len(q)])
+        torch.sum(weights, dim=1, keepdim=True, out=total)
+        if drop is not None:
+            zero_(weights, drop)
+        torch.bmm(v.mT, weights, out=total_values)
+    return sums, sum_of_values
+
+
+def _weights(q: Tensor, k: Tensor, bias: Tensor | None, shift: Tensor | None, out: Tensor) -> Tensor:
+    """exp(scores) of a block, not normalised, `(rows, S, T)`."""
+    torch.bmm(k, q.mT, out=out)
+    if bias is not None:
+        out += bias
+    if shift is not None:
+        out -= shift
+    return out.exp_()
+
+
+def _largest_scores(queries: Tensor, keys: Tensor, bias: Tensor | None, rows: int) -> Tensor:
+    """The largest score of every query, `(N, 1, T)`; 0 for one without any key."""
+    largest = queries.new_empty(len(queries), 1, queries.shape[1])
+    for q, k, b, high, _ in _blocks(rows, queries, keys, bias, largest, dropped=None):
+        scores = torch.bmm(k, q.mT)
+        if b is not None:
+            scores += b
+        torch.amax(scores, dim=1, keepdim=True, out=high)
+    return largest.masked_fill_(largest == -torch.inf, 0)
+
+
+def _by_query(x: Tensor, factor: Tensor | float, shape: torch.Size) -> Tensor:
+    """`x` `(N, d, T)` times a factor as `(B, heads, T, d)`, in memory `(B, T, heads, d)`, as a linear layer reads it."""
+    batch, heads, length, width = shape
+    if isinstance(factor, Tensor):
+        factor = factor.view(batch, heads, length, 1)
+    result = x.new_empty(batch, length, heads, width).transpose(1, 2)
+    return torch.mul(x.view(batch, heads, width, length).mT, factor, out=result)
 
 
 def _bias(mask: Tensor, heads: int) -> Tensor:
     """A `(B, 1, 1, S)` bool mask as `(B · heads, S, 1)`: 0 on keys to attend to, −∞ elsewhere."""
     bias = torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
     return bias.expand(-1, heads, -1, -1).reshape(-1, mask.shape[-1], 1)
-
-
-def _largest_score(queries: Tensor, keys: Tensor) -> float:
-    """A bound on |q · k|; infinity for inputs that are not finite."""
-    bound = (torch.linalg.vecdot(queries, queries).max() * torch.linalg.vecdot(keys, keys).max()).sqrt()
-    return float(bound.nan_to_num(torch.inf))
-
-
-def _blocks(queries: Tensor, keys: Tensor) -> list[slice]:
-    """Slices of the batch, the first one the longest, whose weights fill a block each."""
-    size, count = queries.shape[1] * keys.shape[1] * queries.element_size(), len(queries)
-    step = max(1, _BLOCK_BYTES // size)
-    return [slice(start, min(start + step, count)) for start in range(0, count, step)]

@@ -1,10 +1,9 @@
 """Transformer over one modality whose attention reads the others (MulT, Tsai et al. 2019; DecAlign's Section 3.4)."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attention
-from .dropout import dropout
+from .dropout import add_dropout_, relu_dropout_
 
 
 class CrossModalTransformer(nn.Module):
@@ -51,15 +50,21 @@ class CrossModalTransformer(nn.Module):
         Returns:
             `torch.Tensor` of shape `(B, T, d)`.
         """
+        batch = len(tokens)
         attended = None
+        if context_mask is not None and context_mask.device.type == "cpu" and bool(context_mask.all()):
+            context_mask = None  # no value to wait for on a CPU, and each layer is spared the masking
         if context_mask is not None:
             attended = context_mask.any(dim=1)
             # A row of the softmax without any valid key would be NaN: let such a sample attend to all, then drop it.
             context_mask = (context_mask | ~attended.unsqueeze(1))[:, None, None]  # (B, 1, 1, S)
-            attended = attended[:, None, None].to(tokens.dtype)
+            attended = attended.to(tokens.dtype).repeat_interleave(tokens.shape[1]).unsqueeze(1)
+        # Layers work on (B · T, d): the result of a linear layer on three axes is a view, and to write into a view costs
+        # autograd a copy.
+        tokens = tokens.flatten(0, 1)
         for layer in self.layers:
             tokens = layer(tokens, context, context_mask, attended)
-        return tokens
+        return tokens.unflatten(0, (batch, -1))
 
 
 class CrossModalLayer(nn.Module):
@@ -90,25 +95,25 @@ class CrossModalLayer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
 
     def forward(self, tokens: Tensor, context: Tensor | None, mask: Tensor | None, attended: Tensor | None) -> Tensor:
-        """`(B, T, d)` tokens and `(B, S, d)` context; mask `(B, 1, 1, S)` bool; `attended` `(B, 1, 1)`, 0 or 1."""
+        """`(B · T, d)` tokens and `(B, S, d)` context; mask `(B, 1, 1, S)` bool; `attended` `(B · T, 1)`, 0 or 1."""
         if context is not None:
             update = self.output_projection(self._attend(tokens, context, mask))
             if attended is not None:
                 update = update * attended
-            tokens = tokens + dropout(update, self.residual_dropout, self.training, inplace=True)
+            tokens = add_dropout_(tokens, update, self.residual_dropout, self.training)
         tokens = self.attention_norm(tokens)
-        hidden = F.relu_(dropout(self.feed_forward_in(tokens), self.activation_dropout, self.training, inplace=True))
+        hidden = relu_dropout_(self.feed_forward_in(tokens), self.activation_dropout, self.training)
         update = self.feed_forward_out(hidden)
-        return self.feed_forward_norm(tokens + dropout(update, self.residual_dropout, self.training, inplace=True))
+        return self.feed_forward_norm(add_dropout_(tokens, update, self.residual_dropout, self.training))
 
     def _attend(self, tokens: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
         queries, keys, values = (
-            projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, T or S, d / heads)
+            projected.view(len(context), -1, self.num_heads, projected.shape[-1] // self.num_heads).transpose(1, 2)
             for projected in (
                 self.query_projection(tokens),
                 self.key_projection(context),
                 self.value_projection(context),
             )
-        )
+        )  # (B, heads, T or S, d / heads)
         attended = attention(queries, keys, values, mask, self.attention_dropout if self.training else 0.0)
-        return attended.transpose(1, 2).flatten(2)
+        return attended.transpose(1, 2).flatten(2).flatten(0, 1)
