@@ -38,7 +38,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "fields": {
             "feature_sizes": {"text": 768, "audio": 5, "vision": 20},
             "num_hidden_layers": 5,
-            "attention_dropout": {"text": 0.1},
+            "attention_dropout": {"text": 0.1, "audio": 0.0, "vision": 0.0},
             "activation_dropout": 0.1,
             "embedding_dropout": 0.1,
             "residual_dropout": 0.05,

@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+# torch.rand gives multiples of 2⁻²⁴, 0 among them, which has no logarithm.
+_SMALLEST_RANDOM = 2.0**-25
+
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """Zero each value with probability `p`, independently, and scale the others by 1 / (1 − p).
@@ -53,16 +56,27 @@ def add_dropout_(residual: Tensor, x: Tensor, p: float, training: bool) -> Tenso
 
 
 def dropped_indices(count: int, p: float) -> Tensor:
-    """Which of `count` values to drop: each with probability `p`, independent of the others. `(n,)` int64, some repeated.
+    """Which of `count` values to drop: each with probability `p`, independent of the others. `(n,)` int64, ascending.
 
-    Of Poisson(−ln(1 − p) · count) darts thrown at the values uniformly, each value receives a Poisson(−ln(1 − p)) number
-    independent of the others', and so at least one with probability p. They come from PyTorch's default generator:
-    `torch.manual_seed` and a restored generator state reproduce them.
+    The gaps between successes of independent trials are geometric, so that only as many random numbers are drawn as
+    values dropped; and writing in ascending order is several times as fast as in any other. They come from PyTorch's
+    default generator: `torch.manual_seed` and a restored generator state reproduce them.
     """
     if not 0 <= p < 1:
         raise ValueError(f"A dropout probability lies in [0, 1), not {p}.")
-    darts = int(torch.poisson(torch.tensor(-math.log1p(-p) * count, dtype=torch.float64)))
-    return torch.randint(max(count, 1), (darts,))
+    if p == 0 or count == 0:
+        return torch.empty(0, dtype=torch.int64)
+    found, last = [], -1
+    while last < count:  # one round but for one time in 10^14
+        left = (count - 1 - last) * p
+        gaps = torch.rand(int(left + 8 * math.sqrt(left)) + 16).clamp_(min=_SMALLEST_RANDOM)
+        # P(gap > g) = (1 − p)^g for 1 + ⌊log u / log(1 − p)⌋ with u uniform.
+        gaps = gaps.log_().div_(math.log1p(-p)).add_(1).long()
+        gaps[0] += last
+        found.append(gaps.cumsum_(0))
+        last = int(gaps[-1])
+    indices = torch.cat(found) if len(found) > 1 else found[0]
+    return indices[: int(torch.searchsorted(indices, count))]
 
 
 def zero_(x: Tensor, dropped: Tensor) -> Tensor:
