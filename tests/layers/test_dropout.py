@@ -48,6 +48,7 @@ def test_the_seed_decides_and_nothing_is_dropped_without_values():
     first = dropped_indices(1000, 0.2)
     torch.manual_seed(3)
     assert torch.equal(first, dropped_indices(1000, 0.2))
+    assert (first.diff() > 0).all()
     assert dropout(torch.empty(0, 4), 0.5, training=True).shape == (0, 4)
     assert len(dropped_indices(1000, 0.0)) == 0
 

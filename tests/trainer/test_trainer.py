@@ -45,6 +45,12 @@ def test_components_are_logged_and_add_up_to_the_loss(tmp_path):
     assert metrics["eval_loss"] == pytest.approx(total, rel=1e-5)
 
 
+def test_the_solver_s_certificate_is_logged(tmp_path):
+    trainer = build_trainer(tmp_path, build_model(wma_certificate=True), max_steps=2)
+    trainer.train()
+    assert all(0 <= entry["loss_wma_gap"] < 0.01 for entry in train_log(trainer))
+
+
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 1), (4, 2), (2, 4)])
 def test_gradient_accumulation_gives_the_same_training(tmp_path, batch_size, accumulation):
     expected = build_trainer(tmp_path / "a", per_device_train_batch_size=8, optim="sgd", max_steps=2)

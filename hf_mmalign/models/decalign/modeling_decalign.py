@@ -14,6 +14,7 @@ from transformers import initialization as init
 from ...layers.cross_modal_transformer import CrossModalLayer, CrossModalTransformer
 from ...layers.dropout import dropout
 from ...layers.feature_embedding import sinusoidal_positions
+from ...layers.pooling import masked_mean
 from ...layers.temporal_projection import TemporalProjection
 from ...losses.contrastive import label_positives, supervised_contrastive_loss
 from ...losses.polarity import polarity_loss
@@ -245,8 +246,8 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
             mask = masks[name]
             tokens = embeddings[name].tokens * mask.unsqueeze(-1).to(embeddings[name].tokens.dtype)
             unique[name], common[name] = self.unique_encoders[name](tokens), self.common_encoder(tokens)
-            pooled_unique.append(_mean_over_time(unique[name], mask))
-            pooled_common.append(_mean_over_time(common[name], mask))
+            pooled_unique.append(masked_mean(unique[name], mask))
+            pooled_common.append(masked_mean(common[name], mask))
             present.append(mask.any(dim=1))
         return DecoupledModalities(
             unique, common, torch.stack(present), torch.stack(pooled_unique), torch.stack(pooled_common)
@@ -263,7 +264,7 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
             context = torch.cat([embedded[other] for other in others], dim=1) if others else None
             context_mask = torch.cat([masks[other] for other in others], dim=1) if others else None
             encoded = self.cross_modal_transformers[name](embedded[name], context, context_mask)
-            yield _mean_over_time(encoded, masks[name])
+            yield masked_mean(encoded, masks[name])
 
     def _embed_tokens(self, tokens: Tensor) -> Tensor:
         """Scale, positions and dropout in front of the cross-modal transformers, as in MulT."""
@@ -300,10 +301,3 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
             "alignment",
             "classifier",
         ]
-
-
-def _mean_over_time(tokens: Tensor, mask: Tensor) -> Tensor:
-    """`(B, T, d)` tokens to the `(B, d)` mean of the valid ones; 0 where there is none."""
-    weight = mask.to(tokens.dtype)
-    weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1)
-    return (weight.unsqueeze(1) @ tokens).squeeze(1)

@@ -10,6 +10,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 
 from ...layers.feature_embedding import FeatureEmbedding
+from ...layers.pooling import masked_mean
 from ...losses.task import infer_problem_type, task_loss
 from ..modeling_base import ModalityEmbedding, MultimodalModelMixin, MultimodalOutput, combine_losses
 from .alignment import WassersteinModalityAlignment
@@ -97,7 +98,7 @@ class OneTowerModelMixin(MultimodalModelMixin):
             loss=loss,
             logits=logits,
             losses=losses,
-            modality_features=_mean_features(encoded) if output_modality_features else None,
+            modality_features=_mean_tokens(encoded) if output_modality_features else None,
             hidden_states=encoder_output.hidden_states,
             attentions=encoder_output.attentions,
         )
@@ -254,9 +255,5 @@ class OneTowerModelMixin(MultimodalModelMixin):
         return table[:length]
 
 
-def _mean_features(encoded: dict[str, ModalityEmbedding]) -> dict[str, torch.Tensor]:
-    means = {}
-    for name, embedding in encoded.items():
-        weight = embedding.content_mask.unsqueeze(-1).to(embedding.tokens.dtype)
-        means[name] = (embedding.tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
-    return means
+def _mean_tokens(encoded: dict[str, ModalityEmbedding]) -> dict[str, torch.Tensor]:
+    return {name: masked_mean(embedding.tokens, embedding.content_mask) for name, embedding in encoded.items()}
