@@ -61,7 +61,8 @@ class _BlockwiseAttention(torch.autograd.Function):
         # Subtracting the largest score takes two more passes, and the sums tell whether it was needed: it hardly ever is.
         shift = None
         sums, sum_of_values = _sums(queries, keys, values, bias, shift, dropped, ctx.rows)
-        if not bool(((sums > _SMALLEST_SUM) & (sums < _LARGEST_SUM)).all()):
+        lowest, highest = sums.aminmax()
+        if not (lowest > _SMALLEST_SUM and highest < _LARGEST_SUM):
             shift = _largest_scores(queries, keys, bias, ctx.rows)
             sums, sum_of_values = _sums(queries, keys, values, bias, shift, dropped, ctx.rows)
             sums.clamp_(min=1)  # less only for a query without any key, whose values sum to 0

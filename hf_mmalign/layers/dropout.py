@@ -124,5 +124,8 @@ class _AddDropout(torch.autograd.Function):
         return torch.add(residual, zero_(x, dropped), alpha=scale, out=x)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient):
-        return gradient, _Dropout.apply(gradient, *ctx.saved_tensors, ctx.scale), None, None
+        (dropped,) = ctx.saved_tensors
+        scaled = torch.mul(gradient, ctx.scale, out=gradient.new_empty(gradient.shape))
+        return gradient, zero_(scaled, dropped), None, None

@@ -9,7 +9,7 @@ from torch import Tensor
 from .costs import full_precision, no_autocast
 from .rounding import round_to_marginals
 
-_CHECK_EVERY = 10
+_CHECK_EVERY = 5
 
 
 class MultiMarginalResult(NamedTuple):
