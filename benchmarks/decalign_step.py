@@ -255,7 +255,7 @@ def parse_arguments() -> argparse.Namespace:
         "--mixture-gradient",
         choices=["all_steps", "last_step"],
         default="all_steps",
-        help="EM steps that our timed gradient passes: all, as in the public code (default), or the last, as ours by default",
+        help="EM steps that our timed gradient passes: all, as in the public code (default), or the last, our default",
     )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--peak", choices=["ours", "public"], help=argparse.SUPPRESS)  # for the processes it starts
