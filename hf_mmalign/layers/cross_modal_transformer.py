@@ -3,8 +3,7 @@
 from torch import Tensor, nn
 
 from .attention import attention
-from .dropout import add_dropout_
-from .feed_forward import feed_forward
+from .dropout import add_dropout_, relu_dropout_
 
 
 class CrossModalTransformer(nn.Module):
@@ -103,9 +102,8 @@ class CrossModalLayer(nn.Module):
                 update = update * attended
             tokens = add_dropout_(tokens, update, self.residual_dropout, self.training)
         tokens = self.attention_norm(tokens)
-        update = feed_forward(
-            tokens, self.feed_forward_in, self.feed_forward_out, self.activation_dropout, self.training
-        )
+        hidden = relu_dropout_(self.feed_forward_in(tokens), self.activation_dropout, self.training)
+        update = self.feed_forward_out(hidden)
         return self.feed_forward_norm(add_dropout_(tokens, update, self.residual_dropout, self.training))
 
     def _attend(self, tokens: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
