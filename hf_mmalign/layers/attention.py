@@ -1,5 +1,7 @@
 """Scaled dot-product attention that is quick to train on a CPU."""
 
+import math
+import threading
 from collections.abc import Iterator
 from itertools import repeat
 
@@ -12,6 +14,7 @@ from .dropout import dropped_indices, zero_
 
 # Weights are made block by block, so that a block stays in a core's cache from the first product to the last.
 _BLOCK_BYTES = 1 << 20
+_scratch = threading.local()
 # Sums of exponentials between these lost nothing to overflow or underflow, and leave room for products with gradients.
 _SMALLEST_SUM, _LARGEST_SUM = 1e-25, 1e25
 
@@ -42,29 +45,29 @@ def attention(
 class _BlockwiseAttention(torch.autograd.Function):
     """Keeps no weights for backward: making a block of them again is cheaper than fetching it from memory.
 
-    All heads of all samples make one batch of N. Its weights E = exp(scores), normalised by their sum over keys only in the
-    result, are laid out `(N, S, T)`, keys first: products with them then have a long last axis, where the few features of a
-    head would leave most of a vector register empty.
+    All heads of all samples make one batch of N. Queries, keys and values are laid out `(N, d, T or S)`, and weights
+    E = exp(scores), normalised by their sum over keys only in the result, `(N, S, T)`: all products then have a long last
+    axis, where the few features of a head would leave most of a vector register empty.
     """
 
     @staticmethod
     def forward(ctx, queries, keys, values, mask, dropout_p):
         *_, length, width = ctx.shape = queries.shape
         ctx.scale, ctx.value_scale = width**-0.5, 1 / (1 - dropout_p)
-        queries = torch.mul(queries, ctx.scale, out=queries.new_empty(queries.shape)).flatten(0, 1)
-        keys, values = keys.flatten(0, 1), values.flatten(0, 1)
+        queries, keys, values = (part.mT.flatten(0, 1) for part in (queries, keys, values))
+        steps = keys.shape[2]
         bias = None if mask is None or bool(mask.all()) else _bias(mask, ctx.shape[1])
-        ctx.rows = max(1, _BLOCK_BYTES // (keys.shape[1] * length * keys.element_size()))
+        ctx.rows = max(1, _BLOCK_BYTES // (steps * length * keys.element_size()))
         dropped = None
         if dropout_p > 0:
-            dropped = [dropped_indices(len(k) * k.shape[1] * length, dropout_p) for k in keys.split(ctx.rows)]
+            dropped = [dropped_indices(len(k) * steps * length, dropout_p) for k in keys.split(ctx.rows)]
         # Subtracting the largest score takes two more passes, and the sums tell whether it was needed: it hardly ever is.
         shift = None
-        sums, sum_of_values = _sums(queries, keys, values, bias, shift, dropped, ctx.rows)
+        sums, sum_of_values = _sums(queries, keys, values, ctx.scale, bias, shift, dropped, ctx.rows)
         lowest, highest = sums.aminmax()
         if not (lowest > _SMALLEST_SUM and highest < _LARGEST_SUM):
-            shift = _largest_scores(queries, keys, bias, ctx.rows)
-            sums, sum_of_values = _sums(queries, keys, values, bias, shift, dropped, ctx.rows)
+            shift = _largest_scores(queries, keys, ctx.scale, bias, ctx.rows)
+            sums, sum_of_values = _sums(queries, keys, values, ctx.scale, bias, shift, dropped, ctx.rows)
             sums.clamp_(min=1)  # less only for a query without any key, whose values sum to 0
         ctx.save_for_backward(queries, keys, values, bias, shift, sums, sum_of_values, *(dropped or ()))
         return _by_query(sum_of_values, ctx.value_scale / sums, ctx.shape)
@@ -76,23 +79,22 @@ class _BlockwiseAttention(torch.autograd.Function):
         gradient = gradient.mT.flatten(0, 1) * (ctx.value_scale / sums)  # of sum_of_values, (N, d, T)
         # The softmax's backward needs the sum over keys of its result times its gradient.
         products = (gradient * sum_of_values).sum(dim=1, keepdim=True) / sums
-        d_queries, d_keys, d_values = torch.empty_like(gradient), torch.empty_like(keys), torch.empty_like(values)
-        buffers = queries.new_empty(2, ctx.rows, keys.shape[1], queries.shape[1])
+        d_queries, d_keys, d_values = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
+        buffers = _memory(2, ctx.rows, keys.shape[2], queries.shape[2])
         operands = (queries, keys, values, gradient, products, bias, shift, d_queries, d_keys, d_values)
         for q, k, v, g, product, b, s, d_q, d_k, d_v, drop in _blocks(ctx.rows, *operands, dropped=dropped or None):
             weights, d_scores = buffers[:, : len(q)]
-            _weights(q, k, b, s, out=weights)
-            torch.bmm(v, g, out=d_scores)
+            _weights(q, k, ctx.scale, b, s, out=weights)
+            torch.bmm(v.mT, g, out=d_scores)
             if drop is not None:
                 zero_(d_scores, drop)
             d_scores.sub_(product).mul_(weights)
             if drop is not None:
                 zero_(weights, drop)
-            torch.bmm(weights, g.mT, out=d_v)
-            torch.bmm(k.mT, d_scores, out=d_q)
-            torch.bmm(d_scores, q, out=d_k)
-        shape = (*ctx.shape[:2], -1, ctx.shape[3])
-        return _by_query(d_queries, ctx.scale, ctx.shape), d_keys.view(shape), d_values.view(shape), None, None
+            torch.bmm(g, weights.mT, out=d_v)
+            d_q.baddbmm_(k, d_scores, beta=0, alpha=ctx.scale)
+            d_k.baddbmm_(q, d_scores.mT, beta=0, alpha=ctx.scale)
+        return *(part.unflatten(0, ctx.shape[:2]).mT for part in (d_queries, d_keys, d_values)), None, None
 
 
 def _blocks(rows: int, *tensors: Tensor | None, dropped: list[Tensor] | None) -> Iterator[tuple[Tensor | None, ...]]:
@@ -105,28 +107,29 @@ def _sums(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
+    scale: float,
     bias: Tensor | None,
     shift: Tensor | None,
     dropped: list[Tensor] | None,
     rows: int,
 ) -> tuple[Tensor, Tensor]:
     """Sums over keys of all weights, `(N, 1, T)`, and of values times those that are not dropped, `(N, d, T)`."""
-    count, length, width = queries.shape
+    count, width, length = queries.shape
     sums, sum_of_values = queries.new_empty(count, 1, length), queries.new_empty(count, width, length)
-    buffer = queries.new_empty(rows, keys.shape[1], length)
+    buffer = _memory(rows, keys.shape[2], length)
     operands = (queries, keys, values, bias, shift, sums, sum_of_values)
     for q, k, v, b, s, total, total_values, drop in _blocks(rows, *operands, dropped=dropped):
-        weights = _weights(q, k, b, s, out=buffer[: len(q)])
+        weights = _weights(q, k, scale, b, s, out=buffer[: len(q)])
         torch.sum(weights, dim=1, keepdim=True, out=total)
         if drop is not None:
             zero_(weights, drop)
-        torch.bmm(v.mT, weights, out=total_values)
+        torch.bmm(v, weights, out=total_values)
     return sums, sum_of_values
 
 
-def _weights(q: Tensor, k: Tensor, bias: Tensor | None, shift: Tensor | None, out: Tensor) -> Tensor:
+def _weights(q: Tensor, k: Tensor, scale: float, bias: Tensor | None, shift: Tensor | None, out: Tensor) -> Tensor:
     """exp(scores) of a block, not normalised, `(rows, S, T)`."""
-    torch.bmm(k, q.mT, out=out)
+    out.baddbmm_(k.mT, q, beta=0, alpha=scale)
     if bias is not None:
         out += bias
     if shift is not None:
@@ -134,11 +137,22 @@ def _weights(q: Tensor, k: Tensor, bias: Tensor | None, shift: Tensor | None, ou
     return out.exp_()
 
 
-def _largest_scores(queries: Tensor, keys: Tensor, bias: Tensor | None, rows: int) -> Tensor:
+def _memory(*shape: int) -> Tensor:
+    """Uninitialised fp32, kept from call to call: page faults in fresh memory cost as much as a product that fills it."""
+    count = math.prod(shape)
+    if count * 4 > 2 * _BLOCK_BYTES:
+        return torch.empty(shape)
+    if not hasattr(_scratch, "memory") or _scratch.memory.numel() < count:
+        with torch.inference_mode(False):  # or nothing could write to it outside that mode
+            _scratch.memory = torch.empty(2 * _BLOCK_BYTES // 4)
+    return _scratch.memory[:count].view(shape)
+
+
+def _largest_scores(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None, rows: int) -> Tensor:
     """The largest score of every query, `(N, 1, T)`; 0 for one without any key."""
-    largest = queries.new_empty(len(queries), 1, queries.shape[1])
+    largest = queries.new_empty(len(queries), 1, queries.shape[2])
     for q, k, b, high, _ in _blocks(rows, queries, keys, bias, largest, dropped=None):
-        scores = torch.bmm(k, q.mT)
+        scores = torch.bmm(k.mT, q).mul_(scale)
         if b is not None:
             scores += b
         torch.amax(scores, dim=1, keepdim=True, out=high)

@@ -1,5 +1,6 @@
 """Transformer over one modality whose attention reads the others (MulT, Tsai et al. 2019; DecAlign's Section 3.4)."""
 
+import torch
 from torch import Tensor, nn
 
 from .attention import attention
@@ -84,10 +85,10 @@ class CrossModalLayer(nn.Module):
         self.attention_dropout = attention_dropout
         self.activation_dropout = activation_dropout
         self.residual_dropout = residual_dropout
-        self.query_projection = nn.Linear(hidden_size, hidden_size)
+        self.query_projection = TransposedLinear(hidden_size, hidden_size)
         # A bias would add the same to all scores of a query, which the softmax does not see.
-        self.key_projection = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.value_projection = nn.Linear(hidden_size, hidden_size)
+        self.key_projection = TransposedLinear(hidden_size, hidden_size, bias=False)
+        self.value_projection = TransposedLinear(hidden_size, hidden_size)
         self.output_projection = nn.Linear(hidden_size, hidden_size)
         self.attention_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.feed_forward_in = nn.Linear(hidden_size, 4 * hidden_size)
@@ -110,10 +111,26 @@ class CrossModalLayer(nn.Module):
         queries, keys, values = (
             projected.view(len(context), -1, self.num_heads, projected.shape[-1] // self.num_heads).transpose(1, 2)
             for projected in (
-                self.query_projection(tokens),
+                self.query_projection(tokens.unflatten(0, (len(context), -1))),
                 self.key_projection(context),
                 self.value_projection(context),
             )
         )  # (B, heads, T or S, d / heads)
         attended = attention(queries, keys, values, mask, self.attention_dropout if self.training else 0.0)
         return attended.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+class TransposedLinear(nn.Linear):
+    """A linear layer whose result lies in memory feature by feature.
+
+    Attention on a CPU reads it like that (see :func:`.attention.attention`), and a copy would cost as much as the product.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, T, in_features)` to `(B, T, out_features)`."""
+        if x.device.type != "cpu" or not torch.is_grad_enabled():
+            return super().forward(x)
+        weight = self.weight.expand(len(x), -1, -1)
+        if self.bias is None:
+            return torch.bmm(weight, x.mT).mT
+        return torch.baddbmm(self.bias.unsqueeze(1), weight, x.mT).mT
