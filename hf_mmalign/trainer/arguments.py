@@ -24,6 +24,13 @@ class MultimodalTrainingArguments(TrainingArguments):
             "`learning_rate`. Left out, all parameters take `learning_rate`. Scheduler and weight decay are the same."
         },
     )
+    modality_dropout: float = field(
+        default=0.0,
+        metadata={
+            "help": "Probability with which each modality of a training sample is taken away, as if the sample had never "
+            "had it; a sample's last modality stays. For models that have to work with missing modalities."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
@@ -36,3 +43,5 @@ class MultimodalTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.backbone_learning_rate is not None and self.backbone_learning_rate < 0:
             raise ValueError(f"backbone_learning_rate is {self.backbone_learning_rate}; a learning rate is at least 0.")
+        if not 0 <= self.modality_dropout < 1:
+            raise ValueError(f"modality_dropout is {self.modality_dropout}; it is a probability in [0, 1).")

@@ -8,6 +8,7 @@ from transformers.trainer_pt_utils import nested_gather
 from ..models.modeling_base import MultimodalModelMixin, combine_losses
 from .arguments import MultimodalTrainingArguments
 from .checkpoints import last_whole_checkpoint
+from .modality_dropout import ModalityDropout
 
 
 class MultimodalTrainer(Trainer):
@@ -20,6 +21,7 @@ class MultimodalTrainer(Trainer):
     - Each component of `outputs.losses` is logged as `loss_<name>`, its mean over the logging interval and all
       processes, unweighted; in evaluation as `<prefix>_loss_<name>`.
     - `backbone_learning_rate` gives the pretrained encoder a learning rate of its own, logged under that name.
+    - `modality_dropout` takes modalities from training samples (see [`~trainer.modality_dropout.ModalityDropout`]).
     - `resume_from_checkpoint=True` takes the newest *whole* checkpoint: one that was being written when the run was
       killed is passed over.
     """
@@ -103,6 +105,16 @@ class MultimodalTrainer(Trainer):
             # The rate of the step to come: when that is logged, the scheduler has moved on.
             self._used_backbone_rate = float(self.optimizer.param_groups[-1]["lr"])
         return batch_samples, num_items_in_batch
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        p, base = getattr(self.args, "modality_dropout", 0.0), self.multimodal_model
+        if p == 0 or not isinstance(base, MultimodalModelMixin):
+            return super().training_step(model, inputs, num_items_in_batch)
+        handle = base.register_modality_hook(ModalityDropout(p))
+        try:
+            return super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            handle.remove()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         own_task_loss = self.label_smoother is not None or self.compute_loss_func is not None
