@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, set_seed
 from transformers.utils import logging
 
 from ..data.processor import MultimodalProcessor
-from ..evaluation.metrics import GREATER_IS_BETTER, compute_metrics_for, primary_metric
+from ..evaluation.metrics import GREATER_IS_BETTER, compute_metrics_for, metric_names_for, primary_metric
 from ..evaluation.report import RobustnessReport
 from ..evaluation.robustness import evaluate_robustness
 from ..reporting.files import write_text
@@ -163,10 +163,18 @@ def _metrics(config, arguments: EvaluationArguments):
 
 
 def _primary_metric(config, arguments: Arguments) -> str:
-    """The one metric that selects and heads tables: the recipe's `metric_for_best_model`, else the task's."""
-    primary, _ = primary_metric(config.problem_type, config.num_labels, arguments.evaluation.metrics)
-    chosen = (arguments.training.get("metric_for_best_model") or "").removeprefix("eval_")
-    return chosen if chosen in GREATER_IS_BETTER else primary
+    """The one metric that selects and heads tables: the recipe's `metric_for_best_model`, else the task's.
+
+    Raises RecipeError for one that is neither a metric of the task nor a loss.
+    """
+    task = (config.problem_type, config.num_labels, arguments.evaluation.metrics)
+    chosen = (arguments.training.get("metric_for_best_model") or "loss").removeprefix("eval_")
+    if chosen.startswith("loss"):
+        return primary_metric(*task)[0]
+    names = metric_names_for(*task)
+    if chosen not in names:
+        raise RecipeError(f"metric_for_best_model is {chosen}, and this task has the metrics {names} and the losses.")
+    return chosen
 
 
 def _select_best(training: MultimodalTrainingArguments, primary: str) -> None:

@@ -16,6 +16,7 @@ from hf_mmalign.evaluation.metrics import (
     MeanAbsoluteError,
     PearsonCorrelation,
     compute_metrics_for,
+    metric_names_for,
     multi_label_metrics,
     primary_metric,
     regression_metrics,
@@ -249,3 +250,23 @@ def test_unknown_configurations_are_refused():
         AUROC("multi-class")
     with pytest.raises(ValueError, match="'multilabel'"):
         F1("binary")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("task", "one"),
+    [
+        ((SINGLE, 2), "auroc"),
+        ((SINGLE, 5), "f1_macro"),
+        ((MULTI, 3), "f1_macro"),
+        ((REGRESSION, 1), "pearson"),
+        ((REGRESSION, 1, "sentiment"), "acc7"),
+        ((REGRESSION, 1, "sims"), "sims_acc3"),
+        ((SINGLE, 6, "emotion"), "waf1"),
+    ],
+)
+def test_names_are_known_before_anything_is_computed(task, one):
+    names = metric_names_for(*task)
+    assert one in names
+    assert primary_metric(*task)[0] in names
+    assert set(names) <= set(METRICS)

@@ -14,7 +14,9 @@ def embeddings_of(present: torch.Tensor) -> dict[str, ModalityEmbedding]:
     """Modalities `m0`, `m1`, … of `(M, B)` samples; the first of the T tokens is valid but no content."""
     masks = [row.unsqueeze(1).expand(-1, T) for row in present]
     content = torch.tensor([False, True])
-    return {f"m{m}": ModalityEmbedding(torch.ones(len(mask), T, 1), mask, mask & content) for m, mask in enumerate(masks)}
+    return {
+        f"m{m}": ModalityEmbedding(torch.ones(len(mask), T, 1), mask, mask & content) for m, mask in enumerate(masks)
+    }
 
 
 @pytest.mark.parametrize("modalities", [1, 2, 3])

@@ -25,3 +25,10 @@ def require_positive(field: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise DataError(f"a number above 0 is expected, not {value!r}", field=field)
     return float(value)
+
+
+def require_boolean(field: str, value: Any) -> bool:
+    """Return `value` if it is True or False, else raise `DataError`."""
+    if not isinstance(value, bool):
+        raise DataError(f"true or false is expected, not {value!r}", field=field)
+    return value

@@ -23,14 +23,16 @@ from ..safe_pickle import load_pickle
 from ..schema import SPLITS, Source, feature_sequence
 from .features import FiniteGate
 from .files import first_file, require_file
-from .options import require_integer
+from .options import require_boolean, require_integer
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 _MODALITIES = {"action_units": 35, "mfcc": 259}
 _CLIP = re.compile(r"\d\d-\d\d-(?P<emotion>0[1-8])-\d\d-\d\d-\d\d-(?P<actor>\d\d)")
 
 
-def open_source(path: Path, fold: int = 0, folds: int = 6, nonfinite: str = "error") -> Source:
+def open_source(
+    path: Path, fold: int = 0, folds: int = 6, standardize_actors: bool = False, nonfinite: str = "error"
+) -> Source:
     """Open RAVDESS features: `action_units` (1, 35), `mfcc` (1, 259), and the emotion as the label.
 
     Args:
@@ -38,14 +40,20 @@ def open_source(path: Path, fold: int = 0, folds: int = 6, nonfinite: str = "err
         fold (`int`): 0 to `folds` - 1. The actors of this fold are the test split, those of the next one (after the last,
             the first) the validation split, all others the training split.
         folds (`int`): Number of folds, at least 3; men and women are spread evenly over them.
+        standardize_actors (`bool`): Bring each actor's features to zero mean and unit variance over the actor's own clips,
+            as speaker normalisation does. No label is used, but all clips of a test actor are: for a system that has
+            recordings of the person before it judges one, and not to be compared with results without it.
         nonfinite (`str`): `error`, or `replace` NaN and Inf by 0.
     """
     require_integer("folds", folds, 3, 12)
     require_integer("fold", fold, 0, folds - 1)
+    require_boolean("standardize_actors", standardize_actors)
     if path.is_dir():
         path = first_file(path, ("au_mfcc.pkl",), "the pickle of RAVDESS features")
     clips = _checked_clips(load_pickle(require_file(path, "a pickle of RAVDESS features")), path)
     actors = {name: int(_CLIP.fullmatch(name)["actor"]) for name in clips}
+    if standardize_actors:
+        clips = _standardized(clips, actors)
     fold_of = _fold_of_actors(sorted(set(actors.values())), folds, path)
     split_of = {fold: "test", (fold + 1) % folds: "validation"}
     names: dict[str, list[str]] = {split: [] for split in SPLITS}
@@ -75,6 +83,19 @@ def _checked_clips(content: Any, path: Path) -> dict[str, np.ndarray]:
             raise DataError(f"{width} numbers are expected, not {values.shape}", file=path, row=row, field=name)
         clips[name] = values
     return clips
+
+
+def _standardized(clips: dict[str, np.ndarray], actors: dict[str, int]) -> dict[str, np.ndarray]:
+    """Each actor's clips, standardised by what is finite in them."""
+    result = {}
+    for actor in set(actors.values()):
+        names = [name for name in clips if actors[name] == actor]
+        values = np.stack([clips[name] for name in names])
+        finite = np.ma.masked_invalid(values)
+        mean, std = finite.mean(axis=0).filled(0), finite.std(axis=0).filled(0)
+        constant = std <= np.finfo(np.float32).eps * np.abs(mean)
+        result |= dict(zip(names, (values - mean) / np.where(constant, 1, std), strict=True))
+    return result
 
 
 def _fold_of_actors(actors: list[int], folds: int, path: Path) -> dict[int, int]:

@@ -5,10 +5,12 @@ which :func:`as_compute_metrics` turns into what Trainer calls, and its lines in
 by name, in `_FAMILIES` here.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 from transformers import EvalPrediction
 
 from ..metric_names import GREATER_IS_BETTER
@@ -34,6 +36,7 @@ __all__ = [
     "as_compute_metrics",
     "compute_metrics_for",
     "emotion_metrics",
+    "metric_names_for",
     "multi_label_metrics",
     "primary_metric",
     "regression_metrics",
@@ -94,6 +97,16 @@ def compute_metrics_for(
     else:
         function = partial(single_label_metrics, num_labels=num_labels)
     return as_compute_metrics(function)
+
+
+def metric_names_for(problem_type: str, num_labels: int, metrics: str | None = None) -> list[str]:
+    """What :func:`compute_metrics_for` of these arguments computes; raises as it does."""
+    compute = compute_metrics_for(problem_type, num_labels, metrics=metrics)
+    logits = np.eye(max(num_labels, 2), num_labels)
+    labels = logits.argmax(axis=1) if problem_type == "single_label_classification" else logits
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return list(compute(EvalPrediction(logits, labels[:, 0] if num_labels == 1 else labels)))
 
 
 def primary_metric(problem_type: str, num_labels: int, metrics: str | None = None) -> tuple[str, bool]:

@@ -59,12 +59,35 @@ def test_folds_are_by_actor_and_balance_the_sexes(write_pickle, ravdess, folds):
         (lambda clips: None, {"fold": 6}, "field 'fold': an integer from 0 to 5 is expected, not 6"),
         (lambda clips: None, {"folds": 2}, "field 'folds': an integer from 3 to 12"),
         (lambda clips: None, {"fold": "0"}, "field 'fold'"),
+        (lambda clips: None, {"standardize_actors": 1}, "field 'standardize_actors': true or false"),
+        (
+            lambda clips: clips["01-01-01-01-01-01-01"].put(0, np.nan),
+            {"standardize_actors": True},
+            "field 'action_units': 1 NaN or Inf",
+        ),
     ],
 )
 def test_faults_are_named(load, write_pickle, ravdess, change, options, message):
     change(ravdess)
     with pytest.raises(DataError, match=message):
         load("ravdess", write_pickle(ravdess), **{"fold": 5} | options)
+
+
+def test_actors_are_standardized_each_for_himself(load, write_pickle, ravdess):
+    changed = {name: (1 + actor) * values + actor for name, values in ravdess.items() if (actor := int(name[-2:]))}
+    for values in [*ravdess.values(), *changed.values()]:
+        values[7] = 0.1  # constant: centred only
+    for data in (load("ravdess", write_pickle(clips), standardize_actors=True) for clips in (ravdess, changed)):
+        values = np.concatenate([rows["mfcc"][:][:, 0] for rows in data.values()])
+        actors = np.concatenate([[int(name[-2:]) for name in rows["id"][:]] for rows in data.values()])
+        for actor in range(1, 25):
+            np.testing.assert_allclose(values[actors == actor].mean(axis=0), 0, atol=1e-6)
+            np.testing.assert_allclose(values[actors == actor].std(axis=0), 1, rtol=1e-5)
+        first = data["train"][0]
+        np.testing.assert_allclose(first["action_units"][0, 7], 0, atol=1e-6)
+        clips = [ravdess[name] for name in ravdess if name[-2:] == first["id"][-2:]]
+        expected = (ravdess[first["id"]] - np.mean(clips, axis=0))[:5] / np.std(clips, axis=0)[:5]
+        np.testing.assert_allclose(first["action_units"][0, :5], expected, rtol=1e-5)
 
 
 def test_the_real_file(load, shared_data):
