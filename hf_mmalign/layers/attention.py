@@ -65,7 +65,7 @@ class _BlockwiseAttention(torch.autograd.Function):
         shift = None
         sums, sum_of_values = _sums(queries, keys, values, ctx.scale, bias, shift, dropped, ctx.rows)
         lowest, highest = sums.aminmax()
-        if not (lowest > _SMALLEST_SUM and highest < _LARGEST_SUM):
+        if not (lowest.item() > _SMALLEST_SUM and highest.item() < _LARGEST_SUM):
             shift = _largest_scores(queries, keys, ctx.scale, bias, ctx.rows)
             sums, sum_of_values = _sums(queries, keys, values, ctx.scale, bias, shift, dropped, ctx.rows)
             sums.clamp_(min=1)  # less only for a query without any key, whose values sum to 0

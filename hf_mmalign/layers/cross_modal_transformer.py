@@ -1,10 +1,10 @@
 """Transformer over one modality whose attention reads the others (MulT, Tsai et al. 2019; DecAlign's Section 3.4)."""
 
-import torch
 from torch import Tensor, nn
 
 from .attention import attention
 from .dropout import add_dropout_, relu_dropout_
+from .transposed_linear import TransposedLinear
 
 
 class CrossModalTransformer(nn.Module):
@@ -111,26 +111,10 @@ class CrossModalLayer(nn.Module):
         queries, keys, values = (
             projected.view(len(context), -1, self.num_heads, projected.shape[-1] // self.num_heads).transpose(1, 2)
             for projected in (
-                self.query_projection(tokens.unflatten(0, (len(context), -1))),
+                self.query_projection(tokens.view(len(context), -1, tokens.shape[1])),
                 self.key_projection(context),
                 self.value_projection(context),
             )
         )  # (B, heads, T or S, d / heads)
         attended = attention(queries, keys, values, mask, self.attention_dropout if self.training else 0.0)
-        return attended.transpose(1, 2).flatten(2).flatten(0, 1)
-
-
-class TransposedLinear(nn.Linear):
-    """A linear layer whose result lies in memory feature by feature.
-
-    Attention on a CPU reads it like that (see :func:`.attention.attention`), and a copy would cost as much as the product.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, T, in_features)` to `(B, T, out_features)`."""
-        if x.device.type != "cpu" or not torch.is_grad_enabled():
-            return super().forward(x)
-        weight = self.weight.expand(len(x), -1, -1)
-        if self.bias is None:
-            return torch.bmm(weight, x.mT).mT
-        return torch.baddbmm(self.bias.unsqueeze(1), weight, x.mT).mT
+        return attended.transpose(1, 2).reshape(tokens.shape)

@@ -66,18 +66,20 @@ def dropped_indices(count: int, p: float) -> Tensor:
         raise ValueError(f"A dropout probability lies in [0, 1), not {p}.")
     if p == 0 or count == 0:
         return torch.empty(0, dtype=torch.int64)
-    found, last = [], -1
-    while last < count:  # one round but for one time in 10^14
-        left = (count - 1 - last) * p
+    found, start = [], 0
+    while True:  # one round but for one time in 10^14
+        left = (count - start) * p
         # Integers of 31 bits: PyTorch takes twice as long to draw floats.
         uniform = torch.empty(int(left + 8 * math.sqrt(left)) + 16, dtype=torch.int32).random_() * 2.0**-31
         # P(gap > g) = (1 − p)^g for 1 + ⌊log u / log(1 − p)⌋ with u uniform.
         gaps = torch.add(1, uniform.clamp_(min=_SMALLEST_UNIFORM).log_(), alpha=1 / math.log1p(-p)).long()
-        gaps[0] += last
-        found.append(gaps.cumsum_(0))
-        last = int(gaps[-1])
-    indices = torch.cat(found) if len(found) > 1 else found[0]
-    return indices[: int(torch.searchsorted(indices, count))]
+        indices = gaps.cumsum_(0).add_(start - 1)
+        inside = int(torch.searchsorted(indices, count))
+        if inside < len(indices):
+            found.append(indices[:inside])
+            return torch.cat(found) if len(found) > 1 else found[0]
+        found.append(indices)
+        start = int(indices[-1]) + 1
 
 
 def zero_(x: Tensor, dropped: Tensor) -> Tensor:
