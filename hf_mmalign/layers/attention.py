@@ -55,35 +55,36 @@ class _BlockwiseAttention(torch.autograd.Function):
         *_, length, width = ctx.shape = queries.shape
         ctx.scale, ctx.value_scale = width**-0.5, 1 / (1 - dropout_p)
         queries, keys, values = (part.mT.flatten(0, 1) for part in (queries, keys, values))
-        steps = keys.shape[2]
+        count, _, steps = keys.shape
         bias = None if mask is None or bool(mask.all()) else _bias(mask, ctx.shape[1])
-        ctx.rows = max(1, _BLOCK_BYTES // (steps * length * keys.element_size()))
+        ctx.blocks = max(1, min(count, math.ceil(4 * count * steps * length / _BLOCK_BYTES)))
         dropped = None
         if dropout_p > 0:
-            dropped = [dropped_indices(len(k) * steps * length, dropout_p) for k in keys.split(ctx.rows)]
+            dropped = [dropped_indices(k.shape[0] * steps * length, dropout_p) for k in keys.chunk(ctx.blocks)]
         # Subtracting the largest score takes two more passes, and the sums tell whether it was needed: it hardly ever is.
         shift = None
-        sums, sum_of_values = _sums(queries, keys, values, ctx.scale, bias, shift, dropped, ctx.rows)
+        sums, sum_of_values = _sums(queries, keys, values, ctx.scale, bias, shift, dropped, ctx.blocks)
         lowest, highest = sums.aminmax()
         if not (lowest.item() > _SMALLEST_SUM and highest.item() < _LARGEST_SUM):
-            shift = _largest_scores(queries, keys, ctx.scale, bias, ctx.rows)
-            sums, sum_of_values = _sums(queries, keys, values, ctx.scale, bias, shift, dropped, ctx.rows)
+            shift = _largest_scores(queries, keys, ctx.scale, bias, ctx.blocks)
+            sums, sum_of_values = _sums(queries, keys, values, ctx.scale, bias, shift, dropped, ctx.blocks)
             sums.clamp_(min=1)  # less only for a query without any key, whose values sum to 0
-        ctx.save_for_backward(queries, keys, values, bias, shift, sums, sum_of_values, *(dropped or ()))
-        return _by_query(sum_of_values, ctx.value_scale / sums, ctx.shape)
+        normalizer = sums.reciprocal_()
+        ctx.save_for_backward(queries, keys, values, bias, shift, normalizer, sum_of_values, *(dropped or ()))
+        return _by_query(sum_of_values, normalizer * ctx.value_scale, ctx.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        queries, keys, values, bias, shift, sums, sum_of_values, *dropped = ctx.saved_tensors
-        gradient = gradient.mT.flatten(0, 1) * (ctx.value_scale / sums)  # of sum_of_values, (N, d, T)
+        queries, keys, values, bias, shift, normalizer, sum_of_values, *dropped = ctx.saved_tensors
+        gradient = gradient.mT.flatten(0, 1) * (normalizer * ctx.value_scale)  # of sum_of_values, (N, d, T)
         # The softmax's backward needs the sum over keys of its result times its gradient.
-        products = (gradient * sum_of_values).sum(dim=1, keepdim=True) / sums
+        products = (gradient * sum_of_values).sum(dim=1, keepdim=True).mul_(normalizer)
         d_queries, d_keys, d_values = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
-        buffers = _memory(2, ctx.rows, keys.shape[2], queries.shape[2])
+        buffers = _memory(2, ctx.blocks, len(keys), keys.shape[2], queries.shape[2])
         operands = (queries, keys, values, gradient, products, bias, shift, d_queries, d_keys, d_values)
-        for q, k, v, g, product, b, s, d_q, d_k, d_v, drop in _blocks(ctx.rows, *operands, dropped=dropped or None):
-            weights, d_scores = buffers[:, : len(q)]
+        for q, k, v, g, product, b, s, d_q, d_k, d_v, drop in _blocks(ctx.blocks, *operands, dropped=dropped or None):
+            weights, d_scores = (buffer[: q.shape[0]] for buffer in buffers)
             _weights(q, k, ctx.scale, b, s, out=weights)
             torch.bmm(v.mT, g, out=d_scores)
             if drop is not None:
@@ -94,12 +95,13 @@ class _BlockwiseAttention(torch.autograd.Function):
             torch.bmm(g, weights.mT, out=d_v)
             d_q.baddbmm_(k, d_scores, beta=0, alpha=ctx.scale)
             d_k.baddbmm_(q, d_scores.mT, beta=0, alpha=ctx.scale)
-        return *(part.unflatten(0, ctx.shape[:2]).mT for part in (d_queries, d_keys, d_values)), None, None
+        gradients = (part.view(*ctx.shape[:2], *part.shape[1:]).mT for part in (d_queries, d_keys, d_values))
+        return *gradients, None, None
 
 
-def _blocks(rows: int, *tensors: Tensor | None, dropped: list[Tensor] | None) -> Iterator[tuple[Tensor | None, ...]]:
+def _blocks(blocks: int, *tensors: Tensor | None, dropped: list[Tensor] | None) -> Iterator[tuple[Tensor | None, ...]]:
     """For every block of rows, its part of each tensor, None for those that are None, and its dropped weights."""
-    parts = [repeat(None) if tensor is None else tensor.split(rows) for tensor in tensors]
+    parts = [repeat(None) if tensor is None else tensor.chunk(blocks) for tensor in tensors]
     return zip(*parts, repeat(None) if dropped is None else dropped, strict=False)  # None is repeated for ever
 
 
@@ -111,15 +113,15 @@ def _sums(
     bias: Tensor | None,
     shift: Tensor | None,
     dropped: list[Tensor] | None,
-    rows: int,
+    blocks: int,
 ) -> tuple[Tensor, Tensor]:
     """Sums over keys of all weights, `(N, 1, T)`, and of values times those that are not dropped, `(N, d, T)`."""
     count, width, length = queries.shape
     sums, sum_of_values = queries.new_empty(count, 1, length), queries.new_empty(count, width, length)
-    buffer = _memory(rows, keys.shape[2], length)
+    (buffer,) = _memory(1, blocks, count, keys.shape[2], length)
     operands = (queries, keys, values, bias, shift, sums, sum_of_values)
-    for q, k, v, b, s, total, total_values, drop in _blocks(rows, *operands, dropped=dropped):
-        weights = _weights(q, k, scale, b, s, out=buffer[: len(q)])
+    for q, k, v, b, s, total, total_values, drop in _blocks(blocks, *operands, dropped=dropped):
+        weights = _weights(q, k, scale, b, s, out=buffer[: q.shape[0]])
         torch.sum(weights, dim=1, keepdim=True, out=total)
         if drop is not None:
             zero_(weights, drop)
@@ -137,21 +139,25 @@ def _weights(q: Tensor, k: Tensor, scale: float, bias: Tensor | None, shift: Ten
     return out.exp_()
 
 
-def _memory(*shape: int) -> Tensor:
-    """Uninitialised fp32, kept from call to call: page faults in fresh memory cost as much as a product that fills it."""
-    count = math.prod(shape)
-    if count * 4 > 2 * _BLOCK_BYTES:
-        return torch.empty(shape)
-    if not hasattr(_scratch, "memory") or _scratch.memory.numel() < count:
+def _memory(buffers: int, blocks: int, count: int, steps: int, length: int) -> list[Tensor]:
+    """At most two buffers for one of the blocks of `(N, S, T)` fp32, uninitialised and kept from call to call.
+
+    The page faults of fresh memory cost as much as a product that fills it.
+    """
+    shape = (math.ceil(count / blocks), steps, length)
+    size = math.prod(shape)
+    if size * 4 > _BLOCK_BYTES:
+        return [torch.empty(shape) for _ in range(buffers)]
+    if not hasattr(_scratch, "memory") or _scratch.memory.numel() < 2 * size:
         with torch.inference_mode(False):  # or nothing could write to it outside that mode
             _scratch.memory = torch.empty(2 * _BLOCK_BYTES // 4)
-    return _scratch.memory[:count].view(shape)
+    return [_scratch.memory[index * size : (index + 1) * size].view(shape) for index in range(buffers)]
 
 
-def _largest_scores(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None, rows: int) -> Tensor:
+def _largest_scores(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None, blocks: int) -> Tensor:
     """The largest score of every query, `(N, 1, T)`; 0 for one without any key."""
     largest = queries.new_empty(len(queries), 1, queries.shape[2])
-    for q, k, b, high, _ in _blocks(rows, queries, keys, bias, largest, dropped=None):
+    for q, k, b, high, _ in _blocks(blocks, queries, keys, bias, largest, dropped=None):
         scores = torch.bmm(k.mT, q).mul_(scale)
         if b is not None:
             scores += b
@@ -159,13 +165,11 @@ def _largest_scores(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | 
     return largest.masked_fill_(largest == -torch.inf, 0)
 
 
-def _by_query(x: Tensor, factor: Tensor | float, shape: torch.Size) -> Tensor:
+def _by_query(x: Tensor, factor: Tensor, shape: torch.Size) -> Tensor:
     """`x` `(N, d, T)` times a factor as `(B, heads, T, d)`, in memory `(B, T, heads, d)`, as a linear layer reads it."""
     batch, heads, length, width = shape
-    if isinstance(factor, Tensor):
-        factor = factor.view(batch, heads, length, 1)
     result = x.new_empty(batch, length, heads, width).transpose(1, 2)
-    return torch.mul(x.view(batch, heads, width, length).mT, factor, out=result)
+    return torch.mul(x.view(batch, heads, width, length).mT, factor.view(batch, heads, length, 1), out=result)
 
 
 def _bias(mask: Tensor, heads: int) -> Tensor:
