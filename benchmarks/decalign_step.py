@@ -6,9 +6,11 @@ A step is forward, loss, backward, clipping and Adam, on random features of the 
 CMU-MOSEI (B = 128, 4 layers), with the public code's settings. Adam is the fused one on our side, as the Trainer of
 transformers takes it by default, and PyTorch's default one on the public side, as its trainer takes it.
 
-With --public, both models have the same weights: logits and loss terms are compared without dropout first, then steps of
-both alternate in pairs whose order changes from pair to pair, so that a drift of the machine's speed cancels; the ratio is
-the median over pairs. Peak memory is that of a process of its own per implementation.
+With --public, each implementation trains in a process of its own, as it would be used: in one process, each step would find
+the caches full of the other's tensors and the allocator's memory cut up by them. Five steps of the one and five of the
+other take turns, in an order that changes from pair to pair, so that a drift of the machine's speed cancels; the ratio is
+the median over pairs. Peak memory is that of these processes. Logits and loss terms are compared with the same weights,
+without dropout.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +33,7 @@ from torch import Tensor, nn
 from hf_mmalign import DecAlignConfig, DecAlignForSequenceClassification
 
 MODALITIES = {"text": "l", "audio": "a", "vision": "v"}  # with the public code's suffixes
-STEPS, WIDTH, PEAK_STEPS = 50, 64, 4
+STEPS, WIDTH, STEPS_PER_TURN = 50, 64, 5
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "mosi": {
         "batch_size": 32,
@@ -196,52 +199,73 @@ def differences(name: str, folder: Path) -> dict[str, float]:
     return {key: (theirs[key].flatten() - mine[key].flatten()).abs().max().item() for key in theirs if key != "loss"}
 
 
-def seconds(step: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
+class Worker:
+    """A process that trains one implementation. A context manager, which ends the process."""
+
+    def __init__(self, who: str, name: str, arguments: argparse.Namespace):
+        command = [sys.executable, __file__, "--worker", who, "--configuration", name]
+        command += ["--threads", str(arguments.threads), "--mixture-gradient", arguments.mixture_gradient]
+        if arguments.public:
+            command += ["--public", str(arguments.public)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> "Worker":
+        self.train(2)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate()
+
+    def train(self, steps: int) -> tuple[float, float]:
+        """Seconds per step, and MiB resident at most so far."""
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        answer = ""
+        while not answer.startswith(_ANSWER):  # the public code prints
+            answer = self.process.stdout.readline()
+            if not answer:
+                raise SystemExit(f"A process of the benchmark has ended with {self.process.wait()}; see above.")
+        seconds, peak = answer.removeprefix(_ANSWER).split()
+        return float(seconds), float(peak)
 
 
-def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    ours, steps = our_model(name, mixture_gradient=arguments.mixture_gradient), {}
-    if arguments.public:
-        public, public_losses = public_parts(arguments.public, name)
-        copy_weights(public, ours)
-        steps["public"] = make_step(public, public_losses, name, fused=False)
-    steps["ours"] = make_step(ours, our_losses(ours), name, fused=True)
-    for step in steps.values():
-        step(), step()
-    pairs = []
-    for repeat in range(arguments.repeats):
-        order = list(steps) if repeat % 2 == 0 else list(steps)[::-1]
-        pairs.append({who: seconds(steps[who]) for who in order})
-    size = CONFIGURATIONS[name]["batch_size"]
-    result = {f"{who}_samples_per_second": size / statistics.median(pair[who] for pair in pairs) for who in steps}
-    if arguments.public:
-        ratios = sorted(pair["public"] / pair["ours"] for pair in pairs)
-        result |= {"ratio": statistics.median(ratios), "ratio_min": ratios[0], "ratio_max": ratios[-1]}
-    return result
+_ANSWER = "seconds and MiB: "
 
 
-def peak_memory(who: str, name: str, arguments: argparse.Namespace) -> float:
-    """MiB resident at most in a new process that makes a few steps."""
-    command = [sys.executable, __file__, "--peak", who, "--configuration", name, "--threads", str(arguments.threads)]
-    command += ["--mixture-gradient", arguments.mixture_gradient]
-    if arguments.public:
-        command += ["--public", str(arguments.public)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
-def print_peak(who: str, name: str, arguments: argparse.Namespace) -> None:
+def work(who: str, name: str, arguments: argparse.Namespace) -> None:
+    """What the process of a :class:`Worker` does: the number of steps on each line of the standard input."""
     if who == "ours":
         model = our_model(name, mixture_gradient=arguments.mixture_gradient)
         step = make_step(model, our_losses(model), name, fused=True)
     else:
         step = make_step(*public_parts(arguments.public, name), name, fused=False)
-    for _ in range(PEAK_STEPS):
-        step()
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        for _ in range(int(line)):
+            step()
+        seconds = (time.perf_counter() - start) / int(line)
+        print(_ANSWER, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, flush=True)
+
+
+def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    implementations = ["public", "ours"] if arguments.public else ["ours"]
+    pairs, peaks = [], {}
+    with ExitStack() as stack:
+        workers = {who: stack.enter_context(Worker(who, name, arguments)) for who in implementations}
+        for repeat in range(arguments.repeats):
+            pair = {}
+            for who in implementations if repeat % 2 == 0 else implementations[::-1]:
+                pair[who], peaks[f"{who}_peak_mib"] = workers[who].train(STEPS_PER_TURN)
+            pairs.append(pair)
+    size = CONFIGURATIONS[name]["batch_size"]
+    rates = {
+        f"{who}_samples_per_second": size / statistics.median(pair[who] for pair in pairs) for who in implementations
+    }
+    if not arguments.public:
+        return rates | peaks
+    ratios = sorted(pair["public"] / pair["ours"] for pair in pairs)
+    return rates | peaks | {"ratio": statistics.median(ratios), "ratio_min": ratios[0], "ratio_max": ratios[-1]}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -250,7 +274,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--public", type=Path, help=help_text)
     parser.add_argument("--configuration", nargs="+", default=list(CONFIGURATIONS), choices=list(CONFIGURATIONS))
     parser.add_argument("--threads", type=int, default=2, help="torch's threads (default 2)")
-    parser.add_argument("--repeats", type=int, default=9, help="timed steps of each implementation (default 9)")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=9,
+        help="timed turns of each implementation (default 9)",
+    )
     parser.add_argument(
         "--mixture-gradient",
         choices=["all_steps", "last_step"],
@@ -258,7 +287,7 @@ def parse_arguments() -> argparse.Namespace:
         help="EM steps that our timed gradient passes: all, as in the public code (default), or the last, our default",
     )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--peak", choices=["ours", "public"], help=argparse.SUPPRESS)  # for the processes it starts
+    parser.add_argument("--worker", choices=["ours", "public"], help=argparse.SUPPRESS)  # for the processes it starts
     return parser.parse_args()
 
 
@@ -279,8 +308,8 @@ def print_result(name: str, result: dict[str, Any]) -> None:
 def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
-    if arguments.peak:
-        print_peak(arguments.peak, arguments.configuration[0], arguments)
+    if arguments.worker:
+        work(arguments.worker, arguments.configuration[0], arguments)
         return
     machine = {
         "machine": platform.processor() or platform.machine(),
@@ -290,18 +319,12 @@ def main() -> None:
         "mixture gradient": arguments.mixture_gradient,
     }
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    implementations = ["public", "ours"] if arguments.public else ["ours"]
-    # First, because on Linux a process that this one starts cannot report less than this one's size at that time.
-    peaks = {
-        name: {f"{who}_peak_mib": peak_memory(who, name, arguments) for who in implementations}
-        for name in arguments.configuration
-    }
-    results = {}
-    for name in arguments.configuration:
-        results[name] = measure(name, arguments) | peaks[name]
+    # Differences after the last measurement: on Linux a process cannot report less than what its parent held at its start.
+    results = {name: measure(name, arguments) for name in arguments.configuration}
+    for name, result in results.items():
         if arguments.public:
-            results[name]["differences"] = differences(name, arguments.public)
-        print_result(name, results[name])
+            result["differences"] = differences(name, arguments.public)
+        print_result(name, result)
     if arguments.json:
         arguments.json.write_text(json.dumps({**machine, "results": results}, indent=2) + "\n")
 
