@@ -1,9 +1,10 @@
 """Modality dropout: training samples lose modalities, so that a model learns to do with what is left."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
+from ..evaluation.perturbation import MissingModality
 from ..models.modeling_base import ModalityEmbedding
 
 
@@ -24,11 +25,6 @@ class ModalityDropout:
         present = torch.stack([embedding.present for embedding in embeddings.values()])  # (M, B)
         draws = torch.rand(present.shape, device=present.device).masked_fill(~present, -1)
         kept = (draws >= self.p).scatter(0, draws.argmax(dim=0, keepdim=True), True)
-        return {
-            name: replace(
-                embedding,
-                mask=embedding.mask & keep.unsqueeze(1),
-                content_mask=embedding.content_mask & keep.unsqueeze(1),
-            )
-            for keep, (name, embedding) in zip(kept, embeddings.items(), strict=True)
-        }
+        for name, keep in zip(list(embeddings), kept, strict=True):
+            embeddings = MissingModality(name, ~keep, mode="mask")(embeddings)
+        return embeddings

@@ -5,6 +5,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_pt_utils import nested_gather
 
+from ..evaluation.perturbation import perturbed
 from ..models.modeling_base import MultimodalModelMixin, combine_losses
 from .arguments import MultimodalTrainingArguments
 from .checkpoints import last_whole_checkpoint
@@ -110,11 +111,8 @@ class MultimodalTrainer(Trainer):
         p, base = getattr(self.args, "modality_dropout", 0.0), self.multimodal_model
         if p == 0 or not isinstance(base, MultimodalModelMixin):
             return super().training_step(model, inputs, num_items_in_batch)
-        handle = base.register_modality_hook(ModalityDropout(p))
-        try:
+        with perturbed(base, ModalityDropout(p)):
             return super().training_step(model, inputs, num_items_in_batch)
-        finally:
-            handle.remove()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         own_task_loss = self.label_smoother is not None or self.compute_loss_func is not None

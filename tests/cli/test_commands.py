@@ -187,9 +187,8 @@ def test_bad_input_is_one_clear_line(arguments, message, capsys, monkeypatch, tm
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error
-    assert error.splitlines()[-1].startswith(
-        "hf-mmalign: "
-    )  # above it, on a machine's first run, data sets are generated
+    # Above the line, on a machine's first run, is the progress of generating the data set.
+    assert error.splitlines()[-1].startswith("hf-mmalign: ")
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 

@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -131,3 +133,14 @@ def test_other_precisions_take_the_stock_path():
         inputs = [part.detach().to(dtype).requires_grad_() for part in make_inputs()]
         assert torch.equal(attention(*inputs), F.scaled_dot_product_attention(*inputs))
     torch.autograd.gradcheck(attention, in_double(make_inputs(batch=1)))
+
+
+def test_training_goes_on_after_inference_mode(monkeypatch):
+    monkeypatch.setattr(module, "_scratch", threading.local())  # as in a process whose first call this is
+    inputs = [torch.randn(2, 2, 5, 4, requires_grad=True) for _ in range(3)]
+    with torch.inference_mode():
+        attention(*inputs, dropout_p=0.3)
+    attention(*inputs).sum().backward()
+    reference = torch.autograd.grad(F.scaled_dot_product_attention(*inputs).sum(), inputs)
+    for part, expected in zip(inputs, reference, strict=True):
+        torch.testing.assert_close(part.grad, expected, atol=1e-5, rtol=1e-4)

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -119,3 +120,17 @@ def test_what_is_not_contiguous_is_dropped_too():
     torch.testing.assert_close(y[y != 0], 2 * x.relu()[y != 0])
     torch.testing.assert_close(z[z != 0], 2 * x[z != 0])
     assert 0.4 < (z == 0).float().mean() < 0.6
+
+
+def test_indices_of_several_rounds(monkeypatch):
+    torch.manual_seed(0)
+    # Draws half of what is needed in each round, where a single one suffices but for one time in 10^14.
+    monkeypatch.setattr("hf_mmalign.layers.dropout.math", SimpleNamespace(sqrt=lambda x: -x / 16, log1p=math.log1p))
+    count, p = 200_000, 0.1
+    indices = dropped_indices(count, p)
+    assert (indices.diff() > 0).all()
+    assert indices[0] >= 0
+    assert indices[-1] < count
+    assert len(indices) / count == pytest.approx(p, abs=5 * (p * (1 - p) / count) ** 0.5)
+    halves = torch.bincount(indices // (count // 8), minlength=8) / (count // 8)
+    assert ((halves - p).abs() < 5 * (p * (1 - p) / (count // 8)) ** 0.5).all()
