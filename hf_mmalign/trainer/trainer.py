@@ -10,6 +10,7 @@ from ..models.modeling_base import MultimodalModelMixin, combine_losses
 from .arguments import MultimodalTrainingArguments
 from .checkpoints import last_whole_checkpoint
 from .modality_dropout import ModalityDropout
+from .random_state import unchanged_random_state
 
 
 class MultimodalTrainer(Trainer):
@@ -96,6 +97,15 @@ class MultimodalTrainer(Trainer):
             if resume_from_checkpoint is None:
                 raise ValueError(f"No whole checkpoint to resume from in {self.args.output_dir}.")
         return super().train(resume_from_checkpoint, *positional, **keywords)
+
+    def evaluate(self, *positional, **keywords):
+        # Training goes on as if there had been no evaluation, so that it can be resumed from either side of one.
+        with unchanged_random_state():
+            return super().evaluate(*positional, **keywords)
+
+    def predict(self, *positional, **keywords):
+        with unchanged_random_state():
+            return super().predict(*positional, **keywords)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batch_samples, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
