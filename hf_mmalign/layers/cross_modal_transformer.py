@@ -2,9 +2,10 @@
 
 from torch import Tensor, nn
 
-from .attention import attention
-from .dropout import add_dropout_, relu_dropout_
-from .transposed_linear import TransposedLinear
+from .kernels.attention import attention
+from .kernels.dropout import add_dropout_, relu_dropout_
+from .kernels.transposed_linear import TransposedLinear
+from .kernels.when import by_hand
 
 
 class CrossModalTransformer(nn.Module):
@@ -53,7 +54,7 @@ class CrossModalTransformer(nn.Module):
         """
         batch = len(tokens)
         attended = None
-        if context_mask is not None and context_mask.device.type == "cpu" and bool(context_mask.all()):
+        if context_mask is not None and by_hand(context_mask) and bool(context_mask.all()):
             context_mask = None  # no value to wait for on a CPU, and each layer is spared the masking
         if context_mask is not None:
             attended = context_mask.any(dim=1)

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ...layers.dropout import dropout
+from ...layers.kernels.dropout import dropout
 from ...losses.decoupling import decoupling_loss
 from ...losses.gaussian_mixture import (
     GaussianMixture,

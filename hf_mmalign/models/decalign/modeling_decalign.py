@@ -12,8 +12,8 @@ from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 
 from ...layers.cross_modal_transformer import CrossModalLayer, CrossModalTransformer
-from ...layers.dropout import dropout
 from ...layers.feature_embedding import sinusoidal_positions
+from ...layers.kernels.dropout import dropout
 from ...layers.pooling import masked_mean
 from ...layers.temporal_projection import TemporalProjection
 from ...losses.contrastive import label_positives, supervised_contrastive_loss

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ...layers.dropout import dropout
+from ...layers.kernels.dropout import dropout
 from ...layers.pooling import masked_mean
 from ...losses.task import infer_problem_type, task_loss
 from ..modeling_base import ModalityEmbedding, MultimodalModelMixin, MultimodalOutput, combine_losses

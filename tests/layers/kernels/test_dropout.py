@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_mmalign.layers import dropout as module
-from hf_mmalign.layers.dropout import add_dropout_, dropout, dropped_indices, relu_dropout_
+from hf_mmalign.layers.kernels import dropout as module
+from hf_mmalign.layers.kernels.dropout import add_dropout_, dropout, dropped_indices, relu_dropout_
 
 
 def kept_mask(dropped: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -125,7 +125,9 @@ def test_what_is_not_contiguous_is_dropped_too():
 def test_indices_of_several_rounds(monkeypatch):
     torch.manual_seed(0)
     # Draws half of what is needed in each round, where a single one suffices but for one time in 10^14.
-    monkeypatch.setattr("hf_mmalign.layers.dropout.math", SimpleNamespace(sqrt=lambda x: -x / 16, log1p=math.log1p))
+    monkeypatch.setattr(
+        "hf_mmalign.layers.kernels.dropout.math", SimpleNamespace(sqrt=lambda x: -x / 16, log1p=math.log1p)
+    )
     count, p = 200_000, 0.1
     indices = dropped_indices(count, p)
     assert (indices.diff() > 0).all()

@@ -3,17 +3,19 @@
 import torch
 from torch import Tensor, nn
 
+from .when import by_hand
+
 
 class TransposedLinear(nn.Linear):
     """[`torch.nn.Linear`] with a result `(B, T, out_features)` that lies in memory feature by feature.
 
     :func:`.attention.attention` reads it like that when it trains on a CPU, where a copy would cost as much as the product.
-    Elsewhere this is its base class.
+    Elsewhere (see `when.py`) this is its base class.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, T, in_features)` to `(B, T, out_features)`."""
-        if x.device.type != "cpu" or not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or not by_hand(x, self.weight):
             return super().forward(x)
         weight = self.weight.expand(len(x), -1, -1)
         if self.bias is None:

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_mmalign.layers import attention as module
-from hf_mmalign.layers.attention import attention
-from hf_mmalign.layers.dropout import dropped_indices
+from hf_mmalign.layers.kernels import attention as module
+from hf_mmalign.layers.kernels.attention import attention
+from hf_mmalign.layers.kernels.dropout import dropped_indices
 
 
 def make_inputs(scale: float = 1.0, batch: int = 3, heads: int = 2) -> list[torch.Tensor]:

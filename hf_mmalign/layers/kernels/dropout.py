@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .when import by_hand
+
 # 0 has no logarithm.
 _SMALLEST_UNIFORM = 2.0**-32
 
@@ -16,7 +18,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
     On a CPU, PyTorch draws a random number and writes a mask entry for every value, which is the most expensive part of
     training a small transformer there; here the cost is that of the dropped values only (see :func:`dropped_indices`).
-    On other devices this is [`torch.nn.functional.dropout`].
+    Elsewhere (see `when.py`) this is [`torch.nn.functional.dropout`].
 
     Args:
         x (`torch.Tensor`): Any shape and float dtype.
@@ -25,7 +27,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """
     if not training or p == 0:
         return x
-    if x.device.type != "cpu":
+    if not by_hand(x):
         return F.dropout(x, p)
     return _Dropout.apply(x, dropped_indices(x.numel(), p), 1 / (1 - p))
 
@@ -38,7 +40,7 @@ def relu_dropout_(x: Tensor, p: float, training: bool) -> Tensor:
             view, which autograd would have to copy.
         p (`float`), training (`bool`): As of :func:`dropout`.
     """
-    if not training or p == 0 or x.device.type != "cpu" or not x.is_contiguous():
+    if not training or p == 0 or not by_hand(x) or not x.is_contiguous():
         return dropout(x.relu_(), p, training)
     return _ReluDropout.apply(x, dropped_indices(x.numel(), p), 1 / (1 - p))
 
@@ -50,7 +52,7 @@ def add_dropout_(residual: Tensor, x: Tensor, p: float, training: bool) -> Tenso
         residual (`torch.Tensor`): Of the shape and dtype of `x`.
         x (`torch.Tensor`), p (`float`), training (`bool`): As of :func:`relu_dropout_`.
     """
-    if not training or p == 0 or x.device.type != "cpu" or not x.is_contiguous():
+    if not training or p == 0 or not by_hand(residual, x) or not x.is_contiguous():
         return residual + dropout(x, p, training)
     return _AddDropout.apply(residual, x, dropped_indices(x.numel(), p), 1 / (1 - p))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .dropout import dropped_indices, zero_
+from .when import by_hand
 
 # Weights are made block by block, so that a block stays in a core's cache from the first product to the last.
 _BLOCK_BYTES = 1 << 20
@@ -25,8 +26,8 @@ def attention(
     """softmax(Q Kᵀ / √d) V per head, with dropout on the softmax.
 
     This is [`torch.nn.functional.scaled_dot_product_attention`], and calls it except for training in single precision on a
-    CPU. There PyTorch has no fused kernel with dropout; and its kernel without is made for wider heads and longer sequences
-    than those of multimodal fusion.
+    CPU (see `when.py`). There PyTorch has no fused kernel with dropout; and its kernel without is made for wider heads and
+    longer sequences than those of multimodal fusion.
 
     Args:
         queries (`torch.Tensor` of shape `(B, heads, T, d)`), keys, values (`(B, heads, S, d)`): Of one dtype.
@@ -37,7 +38,7 @@ def attention(
         `torch.Tensor` of shape `(B, heads, T, d)`.
     """
     trained = torch.is_grad_enabled() and any(part.requires_grad for part in (queries, keys, values))
-    if (trained or dropout_p > 0) and queries.device.type == "cpu" and queries.dtype == torch.float32:
+    if (trained or dropout_p > 0) and queries.dtype == torch.float32 and by_hand(queries, keys, values):
         return _BlockwiseAttention.apply(queries, keys, values, mask, dropout_p)
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout_p)
 
