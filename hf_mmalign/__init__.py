@@ -28,7 +28,7 @@ _PUBLIC = {
     "load_multimodal_dataset": "hf_mmalign.data.loading",
     "MultimodalTrainer": "hf_mmalign.trainer.trainer",
     "MultimodalTrainingArguments": "hf_mmalign.trainer.arguments",
-    "evaluate_robustness": "hf_mmalign.evaluation.robustness",
+    "evaluate_robustness": "hf_mmalign.reporting.robustness",
 }
 
 __all__ = [*sorted(_PUBLIC), "__version__"]

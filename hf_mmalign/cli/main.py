@@ -83,7 +83,7 @@ def _add(subparsers, name: str, run, help_text: str, epilog: str) -> argparse.Ar
 
 
 def _read(args, rest: list[str]):
-    from .recipe import load_recipe, parse_overrides
+    from ..runs.recipe import load_recipe, parse_overrides
 
     return load_recipe(args.recipe), parse_overrides(rest)
 
@@ -92,11 +92,11 @@ def _train(args, rest: list[str]) -> int:
     recipe, overrides = _read(args, rest)
     recipe = recipe.override(overrides, "the command line")
     if args.list_arguments:
-        from .build import describe_arguments
+        from ..runs.build import describe_arguments
 
         print(describe_arguments(recipe))
         return 0
-    from .run import train
+    from ..runs.train import train
 
     results = train(recipe)
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
@@ -112,7 +112,7 @@ def _print_results(results: dict, folder: str) -> None:
 
 
 def _sweep(args, rest: list[str]) -> int:
-    from .sweep import read_sweep, run_sweep
+    from ..runs.sweep import read_sweep, run_sweep
 
     recipe, overrides = _read(args, rest)
     sweep = read_sweep(recipe, overrides, args.jobs)
@@ -124,8 +124,8 @@ def _sweep(args, rest: list[str]) -> int:
 
 
 def _evaluate(args, rest: list[str]) -> int:
-    from .recipe import parse_overrides
-    from .run import evaluate
+    from ..runs.evaluate import evaluate
+    from ..runs.recipe import parse_overrides
 
     for name, value in evaluate(args.folder, args.split, parse_overrides(rest)).items():
         print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
@@ -133,8 +133,8 @@ def _evaluate(args, rest: list[str]) -> int:
 
 
 def _robustness(args, rest: list[str]) -> int:
-    from .recipe import parse_overrides
-    from .run import robustness
+    from ..runs.evaluate import robustness
+    from ..runs.recipe import parse_overrides
 
     print(robustness(args.folder, args.split, parse_overrides(rest)).to_markdown())
     return 0

@@ -12,15 +12,22 @@ from tqdm.auto import tqdm
 from transformers import EvalPrediction
 
 from ..models.modeling_base import ModalityHook
+from ..perturbation.modalities import (
+    MissingModality,
+    MissingMode,
+    ModalityNoise,
+    NoiseDistribution,
+    choose_missing,
+    perturbed,
+)
 from .metric_names import GREATER_IS_BETTER
 from .metrics import compute_metrics_for, primary_metric
-from .perturbation import MissingModality, MissingMode, ModalityNoise, NoiseDistribution, choose_missing, perturbed
-from .report import CLEAN, Condition, RobustnessReport, RobustnessSettings, Score
+from .scores import CLEAN, Condition, RobustnessScores, RobustnessSettings, Score
 
 ComputeMetrics = Callable[[EvalPrediction], dict[str, float]]
 
 
-def evaluate_robustness(
+def measure_robustness(
     model: torch.nn.Module,
     dataset: Any,
     *,
@@ -38,7 +45,7 @@ def evaluate_robustness(
     num_workers: int = 0,
     device: str | torch.device | None = None,
     progress: bool = True,
-) -> RobustnessReport:
+) -> RobustnessScores:
     """Score a model on clean data, with noise on each modality, and with each modality missing.
 
     The defaults are the two robustness tests of the WMA paper (section 4.1): noise U(−3, 3) on one modality's
@@ -66,14 +73,15 @@ def evaluate_robustness(
         missing_ratios (`Sequence[float]`, *optional*): Shares for the curves, 0, 0.1, … 1 by default. An empty sequence
             leaves the curves out.
         missing_mode (`str`, *optional*, defaults to `"zero"`): `"zero"` or `"mask"`, see
-            :class:`hf_mmalign.evaluation.perturbation.MissingModality`.
+            :class:`hf_mmalign.perturbation.modalities.MissingModality`.
         seeds (`Sequence[int]`, *optional*): One repetition each, of the noise and of the choice of incomplete samples.
         batch_size, num_workers (`int`, *optional*, default to 64 and 0): Of the data loader. No number depends on them.
         device (`str` or `torch.device`, *optional*): Where to run, the model's device by default.
         progress (`bool`, *optional*, defaults to `True`): Show a progress bar.
 
     Returns:
-        [`RobustnessReport`]: Scores per condition; `save(folder)` writes table, JSON and plot.
+        Scores per condition. :func:`hf_mmalign.evaluate_robustness` returns them as a [`RobustnessReport`], whose
+        `to_markdown()` and `save(folder)` give table, JSON and plot.
 
     Raises:
         ValueError: If the data are empty or have no labels, or an argument is out of its range (it is named).
@@ -114,7 +122,7 @@ def evaluate_robustness(
         primary_metric=primary,
         greater_is_better=GREATER_IS_BETTER.get(primary),
     )
-    return RobustnessReport(settings, scores, model_name=type(model).__name__)
+    return RobustnessScores(settings, scores, model_name=type(model).__name__)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.metric_names import GREATER_IS_BETTER, METRICS
-from ..evaluation.report import RobustnessReport
+from ..evaluation.scores import format_score
 from .files import write_text
 from .methods import METHODS, method_of
-from .tables import format_score, markdown_table, metric_label
+from .robustness import RobustnessReport
+from .tables import markdown_table, metric_label
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _TASKS = {

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
@@ -16,13 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from ..evaluation.scores import Condition, RobustnessScores, Score, format_score
 from .files import atomic_path
-from .tables import format_score, metric_label
+from .tables import metric_label
 
-if TYPE_CHECKING:
-    from ..evaluation.report import Condition, RobustnessReport, Score
-
-    Reports = Mapping[str, RobustnessReport | Sequence[RobustnessReport]]
+Reports = Mapping[str, RobustnessScores | Sequence[RobustnessScores]]
 
 # Okabe and Ito's palette, told apart with every form of colour blindness; yellow is left out as too pale for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -39,11 +36,11 @@ def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 150) -> Path
     return Path(path)
 
 
-def plot_robustness(reports: "Reports", metric: str | None = None) -> Figure:
+def plot_robustness(reports: Reports, metric: str | None = None) -> Figure:
     """Bars of one metric under every condition of the table, side by side for each model.
 
     Args:
-        reports (`Mapping[str, RobustnessReport | Sequence[RobustnessReport]]`): By model name. Several reports of a
+        reports (`Mapping[str, RobustnessScores | Sequence[RobustnessScores]]`): By model name. Several reports of a
             model are its training seeds: error bars are then the standard deviation over them; for a single report they
             are the standard deviation over noise seeds.
         metric (`str`, *optional*): The metric to plot, the primary one by default.
@@ -60,7 +57,7 @@ def plot_robustness(reports: "Reports", metric: str | None = None) -> Figure:
     return figure
 
 
-def plot_missing_curves(reports: "Reports", metric: str | None = None) -> Figure:
+def plot_missing_curves(reports: Reports, metric: str | None = None) -> Figure:
     """One metric against the share of samples that miss a modality: a panel per modality, a line per model.
 
     Arguments as for :func:`plot_robustness`; bands show the same standard deviation as its error bars.
@@ -80,7 +77,7 @@ def plot_missing_curves(reports: "Reports", metric: str | None = None) -> Figure
     return figure
 
 
-def plot_report(report: "RobustnessReport") -> Figure:
+def plot_report(report: RobustnessScores) -> Figure:
     """Everything of one report: the bars and, where curves were evaluated, one curve per modality beside them."""
     models = _group({report.model_name or "model": report})
     with_curves = len(report.settings.missing_ratios) > 1
@@ -211,14 +208,14 @@ def _series(log_history: Sequence[Mapping[str, float]], key: str) -> tuple[list[
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _group(reports: "Reports") -> dict[str, list["RobustnessReport"]]:
+def _group(reports: Reports) -> dict[str, list[RobustnessScores]]:
     models = {name: list(group) if isinstance(group, Sequence) else [group] for name, group in reports.items()}
     if not models or not all(models.values()):
         raise ValueError("There is no report to plot, or a model without one.")
     return models
 
 
-def _score(group: list["RobustnessReport"], condition: "Condition", metric: str) -> "Score":
+def _score(group: list[RobustnessScores], condition: "Condition", metric: str) -> Score:
     """One report: its score over noise seeds. Several: the score over training seeds of their means."""
     missing = [condition for report in group if metric not in report.scores.get(condition, {})]
     if missing:
@@ -229,7 +226,7 @@ def _score(group: list["RobustnessReport"], condition: "Condition", metric: str)
     return type(first)(tuple(report.scores[condition][metric].mean for report in group))
 
 
-def _curve(group: list["RobustnessReport"], modality: str, metric: str | None) -> tuple[list[float], list["Score"]]:
+def _curve(group: list[RobustnessScores], modality: str, metric: str | None) -> tuple[list[float], list[Score]]:
     if len(group) == 1:
         return group[0].curve(modality, metric)
     metric = metric or group[0].settings.primary_metric
@@ -238,7 +235,7 @@ def _curve(group: list["RobustnessReport"], modality: str, metric: str | None) -
     return [c.level for c in conditions], [_score(group, c, metric) for c in conditions]
 
 
-def _draw_bars(axes: Axes, models: Mapping[str, list["RobustnessReport"]], metric: str | None) -> None:
+def _draw_bars(axes: Axes, models: Mapping[str, list[RobustnessScores]], metric: str | None) -> None:
     first = next(iter(models.values()))[0]
     conditions = first.table_conditions()
     metric = metric or first.settings.primary_metric
@@ -274,7 +271,7 @@ def _draw_bars(axes: Axes, models: Mapping[str, list["RobustnessReport"]], metri
         )
 
 
-def _draw_curves(axes: Axes, lines: Mapping[str, tuple[list[float], list["Score"]]]) -> None:
+def _draw_curves(axes: Axes, lines: Mapping[str, tuple[list[float], list[Score]]]) -> None:
     for place, (name, (ratios, scores)) in enumerate(lines.items()):
         colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
         means = np.array([score.mean for score in scores])
@@ -293,7 +290,7 @@ def _bar_limits(lows: Sequence[float], highs: Sequence[float], room: float) -> t
     return bottom - (room * height if bottom < 0 else 0), top + room * height
 
 
-def _axis_label(models: Mapping[str, list["RobustnessReport"]], metric: str | None) -> str:
+def _axis_label(models: Mapping[str, list[RobustnessScores]], metric: str | None) -> str:
     settings = next(iter(models.values()))[0].settings
     metric = metric or settings.primary_metric
     return metric_label(metric, settings.greater_is_better if metric == settings.primary_metric else None)

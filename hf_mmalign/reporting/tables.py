@@ -1,6 +1,5 @@
-"""Markdown tables and numbers the way papers print them."""
+"""Markdown tables."""
 
-import math
 from collections.abc import Sequence
 
 from ..evaluation.metric_names import METRICS
@@ -10,23 +9,6 @@ def metric_label(name: str, greater_is_better: bool | None = None) -> str:
     """A metric's name for readers, with an arrow towards the better end where that is given."""
     label = METRICS[name].label if name in METRICS else name.replace("_", " ")
     return label + {True: " ↑", False: " ↓", None: ""}[greater_is_better]
-
-
-def format_score(mean: float, std: float | None = None) -> str:
-    """`0.741`, or `0.741 ± 0.012` with a standard deviation; `–` where the mean is not defined.
-
-    Three decimals below 10, fewer above: four digits in all, which is what test sets of some thousand samples carry.
-
-    >>> format_score(0.7411), format_score(0.7411, 0.0123), format_score(123.456, 0.1)
-    ('0.741', '0.741 ± 0.012', '123.5 ± 0.1')
-    """
-    if math.isnan(mean):
-        return "–"
-    whole_digits = len(str(int(abs(mean))))
-    decimals = max(0, 4 - whole_digits)
-    if std is None or math.isnan(std):
-        return f"{mean:.{decimals}f}"
-    return f"{mean:.{decimals}f} ± {std:.{decimals}f}"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -5,11 +5,11 @@ from torch import nn
 from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_pt_utils import nested_gather
 
-from ..evaluation.perturbation import perturbed
 from ..models.modeling_base import MultimodalModelMixin, combine_losses
+from ..perturbation.modalities import perturbed
+from ..perturbation.modality_dropout import ModalityDropout
 from .arguments import MultimodalTrainingArguments
 from .checkpoints import last_whole_checkpoint
-from .modality_dropout import ModalityDropout
 from .random_state import unchanged_random_state
 
 
@@ -23,7 +23,7 @@ class MultimodalTrainer(Trainer):
     - Each component of `outputs.losses` is logged as `loss_<name>`, its mean over the logging interval and all
       processes, unweighted; in evaluation as `<prefix>_loss_<name>`.
     - `backbone_learning_rate` gives the pretrained encoder a learning rate of its own, logged under that name.
-    - `modality_dropout` takes modalities from training samples (see [`~trainer.modality_dropout.ModalityDropout`]).
+    - `modality_dropout` takes modalities from training samples (see [`~perturbation.modality_dropout.ModalityDropout`]).
     - `resume_from_checkpoint=True` takes the newest *whole* checkpoint: one that was being written when the run was
       killed is passed over.
     """

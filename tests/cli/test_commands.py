@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Vilt
 
 from hf_mmalign import MultimodalProcessor
 from hf_mmalign.cli.main import main
-from tests.cli.test_recipe import RECIPES
+from tests.runs.test_recipe import RECIPES
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = str(ROOT / "recipes/wma/smoke.yaml")

@@ -3,10 +3,15 @@
 import pytest
 import torch
 
-from hf_mmalign import BertWmaConfig, BertWmaForSequenceClassification, ViltWmaConfig, ViltWmaForSequenceClassification
+from hf_mmalign import (
+    BertWmaConfig,
+    BertWmaForSequenceClassification,
+    ViltWmaConfig,
+    ViltWmaForSequenceClassification,
+    evaluate_robustness,
+)
 from hf_mmalign import evaluate_robustness as public_evaluate_robustness
-from hf_mmalign.evaluation.perturbation import MissingModality, ModalityNoise, perturbed
-from hf_mmalign.evaluation.robustness import evaluate_robustness
+from hf_mmalign.perturbation.modalities import MissingModality, ModalityNoise, perturbed
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 COUNT = 6

@@ -3,10 +3,10 @@ import pytest
 import torch
 from transformers import EvalPrediction
 
+from hf_mmalign import evaluate_robustness
 from hf_mmalign.evaluation.metrics import compute_metrics_for
-from hf_mmalign.evaluation.perturbation import MissingModality, ModalityNoise, choose_missing, perturbed
-from hf_mmalign.evaluation.report import CLEAN, Condition
-from hf_mmalign.evaluation.robustness import evaluate_robustness
+from hf_mmalign.evaluation.scores import CLEAN, Condition
+from hf_mmalign.perturbation.modalities import MissingModality, ModalityNoise, choose_missing, perturbed
 
 from .tiny_model import TinyData, TinyModel
 

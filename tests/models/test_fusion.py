@@ -6,8 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from hf_mmalign import FusionConfig, FusionForSequenceClassification
-from hf_mmalign.evaluation.robustness import evaluate_robustness
+from hf_mmalign import FusionConfig, FusionForSequenceClassification, evaluate_robustness
 from tests.tiny import feature_batch, rows_of
 
 WIDTHS = {"text": 6, "vision": 4, "audio": 3}

@@ -220,7 +220,7 @@ def test_loading_a_stock_checkpoint_does_not_warn_of_its_type(stock_folder, capl
 
 
 def test_masking_the_text_out_equals_having_none():
-    from hf_mmalign.evaluation.perturbation import MissingModality, perturbed
+    from hf_mmalign.perturbation.modalities import MissingModality, perturbed
 
     model = build().eval()
     batch = ragged_batch()

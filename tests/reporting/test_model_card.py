@@ -21,7 +21,7 @@ from hf_mmalign.data.processor import train_tokenizer
 from hf_mmalign.reporting.methods import METHODS
 from hf_mmalign.reporting.model_card import write_model_card
 
-from ..evaluation.test_report import make_report
+from .test_robustness import make_report
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 RESULTS = {

@@ -14,7 +14,7 @@ from hf_mmalign.reporting.plots import (
     save_figure,
 )
 
-from ..evaluation.test_report import make_report
+from .test_robustness import make_report
 
 
 def drawn(figure):

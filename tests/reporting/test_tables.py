@@ -1,6 +1,7 @@
 import pytest
 
-from hf_mmalign.reporting.tables import format_score, markdown_table, metric_label
+from hf_mmalign.evaluation.scores import format_score
+from hf_mmalign.reporting.tables import markdown_table, metric_label
 
 
 @pytest.mark.parametrize(

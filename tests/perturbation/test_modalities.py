@@ -4,10 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_mmalign.evaluation.perturbation import MissingModality, ModalityNoise, choose_missing, perturbed
 from hf_mmalign.models.modeling_base import ModalityEmbedding
+from hf_mmalign.perturbation.modalities import MissingModality, ModalityNoise, choose_missing, perturbed
 
-from .tiny_model import TinyData, TinyModel
+from ..evaluation.tiny_model import TinyData, TinyModel
 
 
 def embed(lengths, width=4, padding=0, left=False, dtype=torch.float32):

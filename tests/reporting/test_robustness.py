@@ -3,7 +3,9 @@ import math
 
 import pytest
 
-from hf_mmalign.evaluation.report import CLEAN, Condition, RobustnessReport, RobustnessSettings, Score, compare
+from hf_mmalign.evaluation.scores import CLEAN, Condition, RobustnessSettings, Score
+from hf_mmalign.reporting.comparison import compare
+from hf_mmalign.reporting.robustness import RobustnessReport
 
 
 def make_report(

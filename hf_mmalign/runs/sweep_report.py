@@ -13,9 +13,11 @@ from statistics import fmean
 from typing import Any
 
 from ..evaluation.metrics import GREATER_IS_BETTER
-from ..evaluation.report import RobustnessReport, Score, compare
+from ..evaluation.scores import Score
+from ..reporting.comparison import compare
 from ..reporting.files import write_text
 from ..reporting.plots import plot_robustness, save_figure
+from ..reporting.robustness import RobustnessReport
 from ..reporting.sweep_grid import plot_sweep_grid
 from ..reporting.tables import markdown_table, metric_label
 

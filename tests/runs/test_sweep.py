@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from hf_mmalign.cli.main import main
-from hf_mmalign.cli.recipe import RecipeError, load_recipe
-from hf_mmalign.cli.sweep import Run, Sweep, read_sweep, run_sweep
+from hf_mmalign.runs.recipe import RecipeError, load_recipe
+from hf_mmalign.runs.sweep import Run, Sweep, read_sweep, run_sweep
 
 DECALIGN = """
 dataset: ravdess

@@ -3,7 +3,7 @@ import torch
 
 from hf_mmalign import MultimodalTrainingArguments
 from hf_mmalign.models.modeling_base import ModalityEmbedding
-from hf_mmalign.trainer.modality_dropout import ModalityDropout
+from hf_mmalign.perturbation.modality_dropout import ModalityDropout
 from tests.trainer.test_backbone_learning_rate import decalign, vilt
 from tests.trainer.training import build_model, build_trainer, weights
 

@@ -3,6 +3,7 @@
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
+import torch
 from datasets import DatasetDict
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
@@ -19,6 +20,7 @@ from ..data.loading import load_multimodal_dataset
 from ..data.processor import MultimodalProcessor, train_tokenizer
 from ..data.schema import label_names_of, modalities_of, num_labels_of, problem_type_of
 from ..data.validation import validate_dataset
+from ..evaluation.metrics import compute_metrics_for, metric_names_for, primary_metric
 from ..models.auto import register
 from ..trainer.arguments import MultimodalTrainingArguments
 from .arguments import DataArguments, EvaluationArguments, ModelArguments
@@ -196,6 +198,34 @@ def build_collator(processor: MultimodalProcessor, config) -> MultimodalCollator
 def check_data(dataset: DatasetDict, config) -> None:
     """Refuse data the model cannot train on, before training starts. Raises DataError."""
     validate_dataset(dataset, config.modality_kinds, config.problem_type, config.num_labels)
+
+
+def training_arguments(values: dict[str, Any]) -> MultimodalTrainingArguments:
+    # Pinning memory without an accelerator only warns.
+    defaults = {"report_to": "none", "save_total_limit": 2, "dataloader_pin_memory": torch.accelerator.is_available()}
+    try:
+        return MultimodalTrainingArguments(**defaults | values)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"The training arguments do not fit together: {error}") from error
+
+
+def metrics_of(config, arguments: EvaluationArguments):
+    return compute_metrics_for(config.problem_type, config.num_labels, metrics=arguments.metrics)
+
+
+def primary_metric_of(config, arguments: Arguments) -> str:
+    """The one metric that selects and heads tables: the recipe's `metric_for_best_model`, else the task's.
+
+    Raises RecipeError for one that is neither a metric of the task nor a loss.
+    """
+    task = (config.problem_type, config.num_labels, arguments.evaluation.metrics)
+    chosen = (arguments.training.get("metric_for_best_model") or "loss").removeprefix("eval_")
+    if chosen.startswith("loss"):
+        return primary_metric(*task)[0]
+    names = metric_names_for(*task)
+    if chosen not in names:
+        raise RecipeError(f"metric_for_best_model is {chosen}, and this task has the metrics {names} and the losses.")
+    return chosen
 
 
 def describe_arguments(recipe: Recipe) -> str:

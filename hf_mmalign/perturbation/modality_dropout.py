@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..evaluation.perturbation import MissingModality
 from ..models.modeling_base import ModalityEmbedding
+from .modalities import MissingModality
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from typing import Any
 
 from ..evaluation.metrics import GREATER_IS_BETTER
 from .build import read_arguments
+from .evaluate import RESULTS, robustness
 from .recipe import Recipe, RecipeError, load_recipe
-from .run import RESULTS, remove_checkpoints, robustness, train
 from .sweep_report import write_report
+from .train import remove_checkpoints, train
 
 _SECTION_KEYS = ("variants", "seeds", "selection_seeds", "folds")
 

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_mmalign.cli.build import read_arguments
-from hf_mmalign.cli.recipe import RecipeError, load_recipe, parse_overrides, split_arguments
+from hf_mmalign.runs.build import read_arguments
+from hf_mmalign.runs.recipe import RecipeError, load_recipe, parse_overrides, split_arguments
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").rglob("*.yaml"))
 
@@ -32,7 +32,7 @@ def parse(folder: Path, text: str) -> dict:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_recipe_of_the_repository_is_valid(path):
-    from hf_mmalign.cli.sweep import read_sweep
+    from hf_mmalign.runs.sweep import read_sweep
 
     recipe = load_recipe(path)
     read_arguments(recipe)
