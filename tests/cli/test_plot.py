@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from hf_mmalign.cli.main import main
+from hf_mmalign.reporting import modality_gap
 from hf_mmalign.runs import pictures
 
 ROOT = Path(__file__).resolve().parents[2]
