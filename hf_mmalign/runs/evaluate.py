@@ -1,0 +1,113 @@
+"""A saved run, evaluated: its metrics, and how robust it is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import AutoModelForSequenceClassification
+
+from ..data.processor import MultimodalProcessor
+from ..reporting.files import write_text
+from ..reporting.model_card import write_model_card
+from ..reporting.robustness import RobustnessReport, evaluate_robustness
+from ..trainer.trainer import MultimodalTrainer
+from .build import (
+    Arguments,
+    build_collator,
+    load_data,
+    metrics_of,
+    primary_metric_of,
+    read_arguments,
+    training_arguments,
+)
+from .recipe import Recipe, RecipeError
+
+RESULTS = "results.json"
+RECIPE = "recipe.yaml"
+
+
+def load_run(folder: str | Path, overrides: dict[str, Any] | None = None):
+    """Model, processor, arguments and data of a folder that :func:`train` left, for further evaluation.
+
+    Raises RecipeError if the folder holds no run.
+    """
+    folder = Path(folder)
+    if not (folder / RECIPE).exists():
+        raise RecipeError(f"{folder} holds no {RECIPE}; it must be the output_dir of `hf-mmalign train`.")
+    values = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+    recipe = Recipe(folder / RECIPE, values, {}, {}).override(overrides or {}, "the command line")
+    arguments = read_arguments(recipe)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    return model, MultimodalProcessor.from_pretrained(folder), arguments, load_data(arguments.data)
+
+
+def evaluate(folder: str | Path, split: str, overrides: dict[str, Any] | None = None) -> dict[str, float]:
+    """Metrics of a saved run on one split, also written to `evaluation_<split>.json` in the folder."""
+    model, processor, arguments, dataset = load_run(folder, overrides)
+    check_split(dataset, split)
+    no_training = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    training = training_arguments(arguments.training | {"output_dir": str(folder)} | no_training)
+    trainer = MultimodalTrainer(
+        model,
+        training,
+        data_collator=build_collator(processor, model.config),
+        processing_class=processor,
+        compute_metrics=metrics_of(model.config, arguments.evaluation),
+    )
+    metrics = score_split(trainer, dataset[split], split)
+    write_text(Path(folder) / f"evaluation_{split}.json", json.dumps(metrics, indent=2) + "\n")
+    return metrics
+
+
+def robustness(folder: str | Path, split: str, overrides: dict[str, Any] | None = None) -> RobustnessReport:
+    """The robustness report of a saved run, also written to `robustness.{json,md,png}` and the card in the folder."""
+    model, processor, arguments, dataset = load_run(folder, overrides)
+    check_split(dataset, split)
+    batch_size = arguments.training.get("per_device_eval_batch_size", 64)
+    report = robustness_of(model, dataset[split], build_collator(processor, model.config), arguments, batch_size)
+    report.model_name = Path(folder).resolve().name
+    report.save(folder)
+    if (Path(folder) / RESULTS).exists():
+        results = json.loads((Path(folder) / RESULTS).read_text(encoding="utf-8"))
+        recipe = yaml.safe_load((Path(folder) / RECIPE).read_text(encoding="utf-8"))
+        write_card(Path(folder), model, recipe, results, report)
+    return report
+
+
+def check_split(dataset, split: str) -> None:
+    """Raise RecipeError unless the data set has this split."""
+    if split not in dataset:
+        raise RecipeError(f"The data set has the splits {list(dataset)}, not {split!r}.")
+
+
+def score_split(trainer: MultimodalTrainer, dataset, prefix: str) -> dict[str, float]:
+    metrics = trainer.evaluate(dataset, metric_key_prefix=prefix)
+    timing = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+    return {
+        key.removeprefix(f"{prefix}_"): value
+        for key, value in metrics.items()
+        if key.startswith(f"{prefix}_") and not key.endswith(timing)
+    }
+
+
+def robustness_of(model, data, collator, arguments: Arguments, batch_size: int) -> RobustnessReport:
+    settings = arguments.evaluation
+    return evaluate_robustness(
+        model,
+        data,
+        data_collator=collator,
+        compute_metrics=metrics_of(model.config, settings),
+        primary=primary_metric_of(model.config, arguments),
+        noise=settings.noise,
+        noise_amplitude=settings.noise_amplitude,
+        missing_ratio=settings.missing_ratio,
+        missing_ratios=settings.missing_ratios,
+        missing_mode=settings.missing_mode,
+        seeds=settings.robustness_seeds,
+        batch_size=batch_size,
+    )
+
+
+def write_card(folder: Path, model, recipe: dict[str, Any], results: dict[str, Any], report) -> None:
+    write_model_card(folder, model, recipe=recipe, results=results, robustness=report, dataset_name=recipe["dataset"])

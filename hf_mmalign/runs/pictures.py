@@ -1,0 +1,155 @@
+"""Pictures of a saved run or sweep, each a PNG."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from transformers import set_seed
+
+from ..evaluation.inference import predict
+from ..evaluation.metrics import sentiment_levels, sims_levels
+from ..reporting.confusion import plot_confusion_matrix
+from ..reporting.modality_gap import plot_modality_gap
+from ..reporting.plots import save_figure
+from ..reporting.sweep_grid import plot_sweep_grid
+from .build import build_collator, build_config, build_model
+from .evaluate import check_split, load_run
+from .recipe import RecipeError
+
+_SENTIMENT = ("−3", "−2", "−1", "0", "1", "2", "3")
+_SIMS = ("negative", "weakly negative", "neutral", "weakly positive", "positive")
+
+
+def draw_confusion(
+    folder: str | Path, split: str = "test", overrides: dict[str, Any] | None = None, output: str | Path | None = None
+) -> Path:
+    """Which class or sentiment level a run takes for which: a confusion matrix of one split. Returns the picture's path."""
+    run = _Run(folder, overrides)
+    run.check_split(split)
+    predictions = predict(run.model, run.dataset[split], run.collator, run.batch_size)
+    if predictions.labels is None:
+        raise RecipeError(f"The split {split!r} has no labels to compare predictions with.")
+    true, predicted, names = _classes(run, predictions)
+    agreement = float((true == predicted).mean())
+    title = f"{run.name}, {split}: {100 * agreement:.1f} % of {len(true)} on the diagonal"
+    figure = plot_confusion_matrix(true, predicted, names, title=title)
+    return save_figure(figure, output or run.folder / f"confusion-{split}.png")
+
+
+def _classes(run: "_Run", predictions) -> tuple[Any, Any, list[str]]:
+    """True and predicted class ids, and the classes' names; sentiment strengths become levels."""
+    config, metrics = run.model.config, run.arguments.evaluation.metrics
+    if config.problem_type == "single_label_classification":
+        labelled = predictions.labels >= 0
+        names = [str(config.id2label[index]) for index in range(config.num_labels)]
+        return predictions.labels[labelled], predictions.logits.argmax(axis=1)[labelled], names
+    if config.problem_type != "regression" or config.num_labels != 1:
+        raise RecipeError(
+            f"{run.folder} is a run of {config.problem_type}, where a sample has no one class to confuse."
+        )
+    labelled = ~np.isnan(predictions.labels)
+    true, predicted = predictions.labels[labelled], predictions.logits[:, 0][labelled]
+    if not np.isfinite(predicted).all():
+        raise RecipeError(f"The model in {run.folder} predicts NaN or Inf. Has training diverged?")
+    if metrics == "sims":
+        return sims_levels(true), sims_levels(predicted), list(_SIMS)
+    if np.abs(true).max() > 3:
+        raise RecipeError(
+            f"The labels lie between {true.min():g} and {true.max():g}; a confusion matrix of a regression is drawn over "
+            "the sentiment levels −3 … 3."
+        )
+    return sentiment_levels(true), sentiment_levels(predicted), list(_SENTIMENT)
+
+
+def draw_modality_gap(
+    folder: str | Path,
+    split: str = "test",
+    before: str | Path | None = None,
+    method: str = "pca",
+    overrides: dict[str, Any] | None = None,
+    output: str | Path | None = None,
+) -> Path:
+    """Where the modalities' features lie before and after training, or in another run `before` and in this one.
+
+    Args:
+        folder (`str` or `Path`): The run.
+        split (`str`): Split to encode.
+        before (`str` or `Path`, *optional*): Another run to compare with; left out, this one's weights before training.
+        method (`str`): Projection, `"pca"` or `"tsne"`.
+        overrides (`dict[str, Any]`, *optional*): Values over those of the run's recipe.
+        output (`str` or `Path`, *optional*): Where the picture goes, into the folder by default.
+
+    Returns:
+        The picture's path.
+    """
+    run = _Run(folder, overrides)
+    run.check_split(split)
+    if before is None:
+        sides = [(run.untrained(), run.collator, "before training"), (run.model, run.collator, "after training")]
+    else:
+        other = _Run(before, overrides)
+        other.check_split(split)
+        sides = [(other.model, other.collator, other.name), (run.model, run.collator, run.name)]
+    panels = {
+        title: predict(model, run.dataset[split], collator, run.batch_size).modality_features
+        for model, collator, title in sides
+    }
+    figure = plot_modality_gap(panels, method=method, seed=run.seed)
+    return save_figure(figure, output or run.folder / f"modality-gap-{split}.png")
+
+
+def draw_heat_map(
+    folder: str | Path,
+    rows: str | None = None,
+    columns: str | None = None,
+    variant: str | None = None,
+    output: str | Path | None = None,
+) -> Path:
+    """A sweep's validation scores over two of its arguments; `variant` is needed where several have a grid."""
+    file = Path(folder) / "sweep.json"
+    if not file.exists():
+        raise RecipeError(f"{folder} holds no sweep.json; it must be the output_dir of `hf-mmalign sweep`.")
+    outcome = json.loads(file.read_text(encoding="utf-8"))
+    # A sweep over folds holds a grid for each; a cell's score is then its mean over them.
+    folds = {
+        name: [entry["grid"] for entry in found.get("folds", {"": found}).values()]
+        for name, found in outcome["variants"].items()
+    }
+    with_grid = [name for name, grids in folds.items() if grids[0]]
+    variant = variant or (with_grid[0] if len(with_grid) == 1 else None)
+    if variant not in with_grid:
+        raise RecipeError(f"{file}: --variant is one of those with a grid, {with_grid}; not {variant!r}.")
+    grid = [
+        cells[0] | {"validation": fmean(cell["validation"] for cell in cells)}
+        for cells in zip(*folds[variant], strict=True)
+    ]
+    figure = plot_sweep_grid(
+        grid, outcome["primary_metric"], rows=rows, columns=columns, title=f"{variant}: validation"
+    )
+    suffix = f"-{rows}-{columns}" if rows else ""
+    return save_figure(figure, output or file.parent / f"heat-map-{variant}{suffix}.png")
+
+
+class _Run:
+    """A saved run, ready for prediction."""
+
+    def __init__(self, folder: str | Path, overrides: dict[str, Any] | None):
+        self.folder = Path(folder)
+        self.name = self.folder.resolve().name
+        self.model, self.processor, self.arguments, self.dataset = load_run(folder, overrides)
+        self.collator = build_collator(self.processor, self.model.config)
+        self.batch_size = self.arguments.training.get("per_device_eval_batch_size", 64)
+        self.seed = self.arguments.training.get("seed", 42)
+
+    def check_split(self, split: str) -> None:
+        check_split(self.dataset, split)
+
+    def untrained(self):
+        """The model as it was before the first step: the weights are drawn as :func:`.train.train` does."""
+        config = build_config(self.arguments, self.dataset, self.processor)
+        set_seed(self.seed)
+        # LoRA's adapters leave the function of a new model as it is.
+        return build_model(replace(self.arguments.model, use_peft=False), config)
