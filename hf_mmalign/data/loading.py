@@ -159,7 +159,8 @@ def _fingerprint(name: str, files: list[Path], options: dict[str, Any]) -> str:
     """A hash of the data's identity: format, options, the files' sizes and times, and the code that reads them."""
     digest = hashlib.sha256(json.dumps([name, options], sort_keys=True, default=str).encode())
     package = Path(__file__).parent
-    for source in sorted([package / "schema.py", package / "safe_pickle.py", *package.glob("readers/*.py")]):
+    shared = [package / name for name in ("safe_pickle.py", "schema.py", "unpickling.py")]
+    for source in [*shared, *sorted(package.glob("readers/*.py"))]:
         digest.update(source.read_bytes())
     for file in files:
         try:

@@ -1,31 +1,53 @@
 """Reading pickles from strangers: NumPy arrays, numbers, strings and containers come out, nothing else ever runs.
 
 The data sets of affective computing (MOSI, MOSEI, UR-FUNNY, CH-SIMS, RAVDESS features) circulate as pickles, and a pickle
-is a program. An allow-list of NumPy's own reconstruction functions is not enough: `numpy.dtype.__setstate__` and
-`numpy.ndarray.__setstate__` trust their arguments, so a pickle can declare an object array whose elements are raw
-bytes, that is, pointers of its choosing. So the pickle never touches NumPy: it fills the small stand-ins below, which
-check what they are given, and the arrays are built from them by us.
+is a program. So it runs where it can do no harm: in a process of its own (:mod:`.unpickling`) that knows NumPy's arrays
+and plain data, nothing else, and that may take memory and time in proportion to the file. That process measures what
+came out and answers with plain containers and buffers, from which the arrays are built here.
+
+The answer is a pickle too, the other process's own, of what it has measured. The one function it may name is ours.
 """
 
+import io
+import json
 import os
 import pickle
-from collections import OrderedDict
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from .errors import DataError, UnsafePickleError
+from .unpickling import OUT_OF_MEMORY
 
-# bool, signed, unsigned, floating, complex, unicode, bytes, and object (whose elements went through the same gate).
-_DTYPE_KINDS = "biufcUSO"
+# What reading may take: a constant, and a multiple of the file's size. Arrays take their size once (as Python 2 wrote them
+# thrice), lists of floats and dicts of short strings some 25 times theirs; a list of None 8 times, in content 16 times.
+_BASE_BYTES = 512 << 20
+_MEMORY_FACTOR = 64
+_CONTENT_FACTOR = 16
+# Of the processor, plus one for each MB. Single numbers of NumPy are slowest, at some 10 MB a second.
+_BASE_SECONDS = 5
+# By the clock, where disks are slow, processors shared, or the system keeps no account (Windows).
+_CLOCK_FACTOR = 6
+
+_OTHER_FORMATS = {
+    b"PK\x03\x04": "a zip archive (npz, or what torch.save writes)",
+    b"\x93NUMPY": "a NumPy file (npy)",
+    b"\x89HDF": "an HDF5 file",
+    b"\x1f\x8b": "compressed by gzip",
+}
 
 
 def load_pickle(path: Path | str) -> Any:
     """Load a pickle that holds nothing but NumPy arrays and scalars, Python scalars, strings and built-in containers.
 
-    The arrays may be read-only views of the file's bytes (no copy is made), so the peak memory is the file's size.
+    Arrays may be read-only and may share memory. Where the file holds arrays, memory peaks at little more than its size.
 
     Args:
         path (`Path` or `str`): The file.
@@ -34,223 +56,143 @@ def load_pickle(path: Path | str) -> Any:
         The object, typically a dict of arrays.
 
     Raises:
-        UnsafePickleError: If the pickle refers to any other class or function, or misuses the permitted ones. Nothing
-            of what it asks for has been run.
+        UnsafePickleError: If the pickle refers to any other class or function or misuses the permitted ones (nothing of
+            what it asks for has been run), takes more memory or time than any honest file of its size, or holds what
+            would: the same parts over and over, containers in more than 100 levels.
         DataError: If the file is truncated or is no pickle.
     """
+    with open(path, "rb", buffering=0) as file:  # the position is the process's, too
+        start = file.read(8)
+        for magic, what in _OTHER_FORMATS.items():
+            if start.startswith(magic):
+                raise DataError(f"a pickle is expected, and this is {what}", file=path)
+        file.seek(0)
+        answer, buffers = _unpickled_elsewhere(file, path)
     try:
-        with open(path, "rb") as file:
-            loaded = _RestrictedUnpickler(file, path).load()
-        return _resolve(loaded, {}, path)
-    except DataError as error:
-        if error.file is None:
-            raise UnsafePickleError(str(error), file=path) from error
-        raise
-    except RecursionError as error:
-        raise UnsafePickleError("containers are nested too deeply", file=path) from error
-    except OSError:
-        raise
-    # A damaged or hostile stream makes the unpickler raise nearly anything.
-    except Exception as error:
-        raise DataError(f"not a readable pickle ({type(error).__name__}: {error})", file=path) from error
+        return _Answer(answer, buffers).load()
+    except Exception as error:  # a shape that does not fit, an array type that NumPy does not know, an array as a key …
+        raise DataError(f"not a readable pickle ({type(error).__name__}: {str(error)[:200]})", file=path) from error
 
 
-class _RestrictedUnpickler(pickle.Unpickler):
-    def __init__(self, file, path: Path | str):
-        # latin1 is how NumPy arrays pickled by Python 2 come through whole.
-        super().__init__(file, encoding="latin1")
-        self._path = path
-        self._copy_budget = os.fstat(file.fileno()).st_size
+def _unpickled_elsewhere(file: BinaryIO, path: Path | str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The answer of the process that reads `file`: its pickle of plain containers, and the long buffers; all uint8."""
+    size = os.fstat(file.fileno()).st_size
+    memory, seconds = _memory_limit(size), _BASE_SECONDS + size // 10**6
+    limits = [memory, seconds, _BASE_BYTES + _CONTENT_FACTOR * size]
+    # -I and -S: nothing of the user's settings, paths and packages is read, so it starts at once.
+    program = [sys.executable, "-I", "-S", str(Path(__file__).with_name("unpickling.py")), *map(str, limits)]
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            process = subprocess.Popen(program, stdin=file, stdout=subprocess.PIPE, stderr=complaints, pipesize=1 << 20)
+        except OSError as error:
+            message = f"Python ({sys.executable!r}) cannot be started to read the pickle: {error}"
+            raise DataError(message, file=path) from error
+        watch = threading.Timer(_CLOCK_FACTOR * seconds, process.kill)
+        watch.daemon = True
+        watch.start()
+        try:
+            header, *buffers = _received(process.stdout)
+            if "error" in header:
+                raise (UnsafePickleError if header["error"] == "unsafe" else DataError)(header["message"], file=path)
+            return buffers[0], buffers[1:]
+        except EOFError:
+            too_late = watch.finished.is_set()
+            complaints.seek(0)
+            raise _broken_off(process.wait(), too_late, memory, seconds, complaints.read(), path) from None
+        finally:
+            watch.cancel()
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def _memory_limit(size: int) -> int:
+    limit = _BASE_BYTES + _MEMORY_FACTOR * size
+    try:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return limit
+    return min(limit, max(there, 2 * size))
+
+
+def _received(stream: BinaryIO) -> list[Any]:
+    """The header, then as many uint8 arrays as it announces. Raises EOFError where the stream breaks off."""
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    header = json.loads(line)
+    received = [header]
+    for size in header.get("sizes", ()):
+        received.append(np.empty(size, np.uint8))
+        if stream.readinto(received[-1]) < size:
+            raise EOFError
+    return received
+
+
+def _broken_off(
+    status: int, too_late: bool, memory: int, seconds: int, complaints: bytes, path: Path | str
+) -> DataError:
+    """The error for a reading process that ended without an answer."""
+    no_honest_file = "which no honest file of its size does; it is damaged or hostile"
+    if too_late or status == -getattr(signal, "SIGXCPU", 0):
+        return UnsafePickleError(f"the pickle takes more than {seconds} seconds to read, {no_honest_file}", file=path)
+    if status == OUT_OF_MEMORY:
+        taken = f"more than {memory >> 20} MB of memory"
+        return UnsafePickleError(f"the pickle takes {taken} to read, {no_honest_file}", file=path)
+    if status == -getattr(signal, "SIGKILL", 0):
+        return DataError("the process that reads the pickle was killed; the system may be out of memory", file=path)
+    if status < 0 or status > 255:  # a signal, or Windows's codes
+        message = f"the pickle makes the process that reads it crash (status {status}), as deeply nested keys do; it is"
+        return UnsafePickleError(f"{message} damaged or hostile", file=path)
+    last = complaints.decode(errors="replace").strip().rpartition("\n")[2]
+    return DataError(f"the process that reads the pickle failed with status {status}: {last[:200]}", file=path)
+
+
+class _Answer(pickle.Unpickler):
+    """Reads what the process answered: built-in types, and calls of `array`."""
+
+    def __init__(self, answer: np.ndarray, buffers: list[np.ndarray]):
+        super().__init__(io.BytesIO(answer))
+        # Not a method: in a cycle with this object, which remembers it, the arrays would outlive their users.
+        self._array = partial(_array, buffers)
 
     def find_class(self, module: str, name: str) -> Any:
-        root = module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins")
-        constructor = _CONSTRUCTORS.get((root, name))
-        if constructor is None:
-            raise UnsafePickleError(
-                f"the pickle asks for {module}.{name}, which is not allowed: only NumPy arrays, numbers, strings and "
-                "containers are read",
-                file=self._path,
-            )
-        return _Permitted(f"{module}.{name}", constructor, self)
-
-    def call(self, name: str, constructor: Callable[..., Any], args: tuple) -> Any:
-        try:
-            result = constructor(*args)
-        except (TypeError, ValueError, LookupError) as error:
-            raise UnsafePickleError(f"the pickle misuses {name}: {error}", file=self._path) from error
-        if isinstance(result, (bytes, bytearray, set, frozenset)):
-            # An honest pickle stores each of these once; a bomb copies one stored string a million times.
-            self._copy_budget -= len(result)
-            if self._copy_budget < 0:
-                raise UnsafePickleError("the pickle holds more than its file: copies of copies", file=self._path)
-        return result
-
-    def persistent_load(self, pid: Any) -> NoReturn:
-        raise UnsafePickleError(f"the pickle refers to an outside object ({pid!r})", file=self._path)
+        if name == "array":
+            return self._array
+        if (module, name) == ("builtins", "complex"):
+            return complex
+        raise ValueError(f"{module}.{name} in the answer")
 
 
-class _Permitted:
-    """A permitted global. It can be called, and nothing else: the pickle can set no attribute on it."""
-
-    __slots__ = ("constructor", "name", "unpickler")
-    name: str
-    constructor: Callable[..., Any]
-    unpickler: _RestrictedUnpickler
-
-    def __init__(self, name: str, constructor: Callable[..., Any], unpickler: _RestrictedUnpickler):
-        object.__setattr__(self, "name", name)
-        object.__setattr__(self, "constructor", constructor)
-        object.__setattr__(self, "unpickler", unpickler)
-
-    def __call__(self, *args: Any) -> Any:
-        return self.unpickler.call(self.name, self.constructor, args)
-
-    def __setattr__(self, attribute: str, value: Any) -> NoReturn:
-        raise UnsafePickleError(f"the pickle tries to change {self.name}")
-
-    def __setstate__(self, state: Any) -> NoReturn:
-        raise UnsafePickleError(f"the pickle tries to change {self.name}")
+def _array(
+    buffers: list[np.ndarray],
+    code: str,
+    byte_order: str,
+    shape: tuple[int, ...] | None,
+    fortran_order: bool,
+    data: bytes | bytearray | int | list,
+) -> np.ndarray | np.generic:
+    """An array, or where `shape` is None a scalar; `data` are the elements, the bytes, or a buffer's number."""
+    dtype = np.dtype(code).newbyteorder(byte_order)
+    if isinstance(data, list):
+        flat = np.empty(len(data), dtype=object)
+        for index, item in enumerate(data):  # a slice would be filled with what lies in the items
+            flat[index] = item
+        return flat.reshape(shape)
+    data = buffers[data] if isinstance(data, int) else data
+    array = _array_from_buffer(data, dtype, (1,) if shape is None else shape, "F" if fortran_order else "C")
+    return array[0] if shape is None else array
 
 
-class _DtypeStandIn:
-    """Collects what `numpy.dtype` would be built from: a type code, then the byte order as state."""
-
-    __slots__ = ("dtype",)
-
-    def __init__(self, code: str, align: bool = False, copy: bool = False):
-        if not isinstance(code, str):
-            raise TypeError(f"a type code is expected, not {type(code).__name__}")
-        dtype = np.dtype(code)
-        if dtype.kind not in _DTYPE_KINDS or dtype.fields is not None or dtype.subdtype is not None:
-            raise TypeError(f"arrays of type {code!r} are not read")
-        self.dtype = dtype
-
-    def __setstate__(self, state: tuple) -> None:
-        _version, byte_order, subtype, names, fields, *_sizes = state
-        if byte_order not in ("<", ">", "=", "|") or subtype or names or fields:
-            raise UnsafePickleError("structured array types are not read")
-        self.dtype = self.dtype.newbyteorder(byte_order)
-
-
-class _ArrayStandIn:
-    """Collects the state of a `numpy.ndarray`, and builds the array from it."""
-
-    __slots__ = ("array", "objects", "shape")
-
-    def __init__(self):
-        self.array: np.ndarray | None = None
-        self.objects: list | None = None
-        self.shape: tuple[int, ...] = ()
-
-    def __setstate__(self, state: tuple) -> None:
-        _version, shape, dtype, fortran_order, data = state
-        if not isinstance(dtype, _DtypeStandIn):
-            raise UnsafePickleError("an array without an array type")
-        self.shape = shape
-        if dtype.dtype.kind == "O":
-            # Object arrays are stored in the array's own order, C by the time they reach the pickle.
-            if not isinstance(data, list):
-                raise UnsafePickleError("an object array whose elements are not a list")
-            self.objects = data
-        else:
-            self.array = _array_from_buffer(data, dtype, shape, "F" if fortran_order else "C")
-
-
-def _reconstruct_array(subtype: Any, shape: Any, typecode: Any) -> _ArrayStandIn:
-    if not (isinstance(subtype, _Permitted) and subtype.constructor is _refuse_direct_call):
-        raise TypeError("only plain numpy.ndarray is reconstructed")
-    return _ArrayStandIn()
-
-
-def _array_from_buffer(data: Any, dtype: Any, shape: tuple[int, ...], order: Literal["C", "F"] = "C") -> np.ndarray:
-    """The array of an in-band buffer; its length must fit the shape, so the pickle cannot claim memory it has not."""
-    if isinstance(data, str):  # Python 2
-        data = data.encode("latin1")
-    if not isinstance(data, (bytes, bytearray)):
-        raise TypeError(f"array data must be bytes, not {type(data).__name__}")
-    if not isinstance(dtype, _DtypeStandIn) or dtype.dtype.kind == "O":
-        raise TypeError("array data of an unknown type")
-    if 0 in shape or dtype.dtype.itemsize == 0:
-        if len(data) or np.prod(shape, dtype=float) > 1e6:
-            raise ValueError(f"shape {shape} does not fit {len(data)} bytes")
-        return np.empty(shape, dtype.dtype)
-    return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
-
-
-def _scalar(dtype: Any, data: Any) -> np.generic:
-    return _array_from_buffer(data, dtype, (1,))[0]
-
-
-def _refuse_direct_call(*args: Any) -> NoReturn:
-    raise TypeError("it may be named, not called")
-
-
-def _encode_latin1(text: str, encoding: str) -> bytes:
-    # How Python 2's protocol spells bytes; the other codecs (zlib, bz2 …) have no business in a data file.
-    if encoding not in ("latin1", "latin-1"):
-        raise ValueError(f"encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-def _bytearray(*args: Any) -> bytearray:
-    if args and not isinstance(args[0], (bytes, str)):  # bytearray(10**12) would allocate
-        raise TypeError("a bytearray of bytes is expected")
-    return bytearray(*args)
-
-
-def _empty_bytes() -> bytes:
-    return b""
-
-
-_CONSTRUCTORS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy", "ndarray"): _refuse_direct_call,
-    ("numpy", "dtype"): _DtypeStandIn,
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct_array,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy.core.numeric", "_frombuffer"): _array_from_buffer,
-    ("_codecs", "encode"): _encode_latin1,
-    ("builtins", "bytearray"): _bytearray,
-    ("builtins", "bytes"): _empty_bytes,
-    ("builtins", "complex"): complex,
-    ("builtins", "frozenset"): frozenset,
-    ("builtins", "set"): set,
-    ("collections", "OrderedDict"): OrderedDict,
-}
-
-
-def _resolve(value: Any, done: dict[Any, Any], path: Path | str) -> Any:
-    """Replace stand-ins by their arrays, all the way down; shared parts stay shared."""
-    if not isinstance(value, (_ArrayStandIn, _DtypeStandIn, _Permitted, dict, list, tuple, set, frozenset)):
-        return value
-    key = id(value)
-    if key in done:
-        if done[key] is _IN_PROGRESS:
-            raise UnsafePickleError("a container that contains itself", file=path)
-        return done[key][1]
-    done[key] = _IN_PROGRESS
-    if isinstance(value, _ArrayStandIn):
-        resolved: Any = _finish_array(value, done, path)
-    elif isinstance(value, dict):
-        resolved = {_resolve(k, done, path): _resolve(v, done, path) for k, v in dict.items(value)}
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        resolved = type(value)(_resolve(item, done, path) for item in value)
-    else:
-        raise UnsafePickleError("a type or function where data is expected", file=path)
-    done[key] = (value, resolved)  # holding `value` keeps its id from being reused
-    return resolved
-
-
-_IN_PROGRESS = object()
-
-
-def _finish_array(stand_in: _ArrayStandIn, done: dict[Any, Any], path: Path | str) -> np.ndarray:
-    if stand_in.array is not None:
-        return stand_in.array
-    if stand_in.objects is None:
-        raise UnsafePickleError("an array without content", file=path)
-    if done.setdefault(("elements", id(stand_in.objects)), stand_in) is not stand_in:
-        raise UnsafePickleError("two object arrays that claim the same elements", file=path)
-    flat = np.empty(len(stand_in.objects), dtype=object)
-    for index, item in enumerate(stand_in.objects):
-        flat[index] = _resolve(item, done, path)
-    return flat.reshape(stand_in.shape)
+def _array_from_buffer(
+    data: bytes | bytearray | np.ndarray, dtype: np.dtype, shape: tuple[int, ...], order: Literal["C", "F"]
+) -> np.ndarray:
+    if not len(data):
+        if dtype.itemsize and 0 not in shape:
+            raise ValueError(f"no bytes for shape {shape}")
+        return np.zeros(shape, dtype)
+    if dtype.kind == "U":
+        points = np.frombuffer(data, np.dtype(np.uint32).newbyteorder(dtype.byteorder))
+        if points.max() > sys.maxunicode:
+            raise ValueError("a string with what is no character")
+    return np.frombuffer(data, dtype).reshape(shape, order=order)

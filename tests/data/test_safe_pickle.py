@@ -1,10 +1,16 @@
 """Honest pickles of every protocol come through; hostile ones do nothing and are named."""
 
+import contextlib
+import functools
 import io
 import os
 import pickle
 import pickletools
 import struct
+import subprocess
+import sys
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -56,10 +62,16 @@ HONEST = {
     "objects": np.array([["a", 1], [None, 2.5]], dtype=object),
     "fortran objects": np.asfortranarray(np.array([["a", 1, "b"], [None, 2.5, "c"]], dtype=object)),
     "nested objects": np.array([np.zeros(2), np.ones(3)], dtype=object),
+    "long": np.arange(30_000, dtype=">f8").reshape(100, 300),
+    "long fortran": np.asfortranarray(np.arange(30_000, dtype=np.float64).reshape(100, 300)),
+    "long strings": np.array(["zwölf"] * 10_000),
+    "no string": np.array(["", ""]),
     "empty": np.zeros((0, 3)),
     "no dimension": np.array(3.5),
     "scalars": [np.float32(1.5), np.int64(7), np.bool_(True), np.str_("text")],
     "containers": [{1, 2}, frozenset({3}), (4, [5, {"six": 7}]), bytearray(b"eight"), b"", b"\xff", 9j, None, True],
+    "ordered": dict(OrderedDict([(("a", np.int64(1)), [10**4000]), (-0.0, "\ud800")])),
+    "nested": functools.reduce(lambda inner, _: [inner], range(90), "deep"),
 }
 
 
@@ -203,6 +215,172 @@ def test_an_array_larger_than_its_data_is_refused(load):
     honest = pickle.dumps(np.zeros(4), protocol=2)
     with pytest.raises(DataError, match=r"data\.pkl"):
         load(honest.replace(b"K\x04\x85", b"J\xff\xff\xff\x7f\x85"))
+
+
+def test_shared_parts_stay_shared(load):
+    """Rows without a modality often share one array, or one list."""
+    missing, row = np.zeros((50, 768)), [0.5] * 100
+    loaded = load(pickle.dumps({"text": [missing] * 1000, "labels": [row] * 1000}))
+    assert {id(array) for array in loaded["text"]} == {id(loaded["text"][0])}
+    assert {id(labels) for labels in loaded["labels"]} == {id(loaded["labels"][0])}
+    np.testing.assert_array_equal(loaded["text"][0], missing)
+
+
+def test_threads_can_read_at_once(tmp_path):
+    for index in range(4):
+        (tmp_path / f"{index}.pkl").write_bytes(pickle.dumps(np.full(20_000, index)))
+    with ThreadPoolExecutor(4) as pool:
+        arrays = list(pool.map(load_pickle, [tmp_path / f"{index}.pkl" for index in range(4)]))
+    assert [set(array.tolist()) for array in arrays] == [{0}, {1}, {2}, {3}]
+
+
+# The attacks below would take gigabytes, hours, or the process that meets them. So a process of its own meets them, and the
+# test fails, rather than hangs, where nothing stops them.
+_VICTIM = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+from hf_mmalign.data import safe_pickle
+safe_pickle._BASE_SECONDS = 1
+"""
+
+
+def meet(statements: str, *arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", _VICTIM + statements, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def refusal(tmp_path):
+    """The message with which a stream is refused."""
+
+    def call(stream: bytes, settings: str = "") -> str:
+        path = tmp_path / "data.pkl"
+        path.write_bytes(stream)
+        met = meet(f"{settings}\ntry: safe_pickle.load_pickle(sys.argv[1])\nexcept ValueError as e: print(e)", path)
+        assert met.returncode == 0, met.stderr
+        assert met.stdout.startswith(f"{path}: "), f"it was read: {met.stdout}"
+        assert len(met.stdout) < 1500
+        return met.stdout
+
+    return call
+
+
+def text_opcode(text: str) -> bytes:
+    return b"X" + struct.pack("<I", len(text.encode())) + text.encode()
+
+
+def laughs(levels: int) -> list:
+    laugh: list = ["ha"] * 10
+    for _ in range(levels - 1):
+        laugh = [laugh] * 10
+    return laugh
+
+
+def colliding(count: int) -> list[bytes]:
+    """Integers that all have the hash 0."""
+    return [pickle.dumps((2**61 - 1) * factor, 2)[2:-1] for factor in range(1, count + 1)]
+
+
+_DOUBLED = b"K\x01" + b"2\x86" * 64  # ((…, …), (…, …)) of 2 ** 64 numbers
+_NESTED = b"K\x01" + b"\x85" * 1_000_000
+
+ATTACKS = {
+    "deep key": (b"\x80\x02}" + _NESTED + b"Ns.", "crash"),
+    "deep element of a set": (b"\x80\x04\x8f(" + _NESTED + b"\x90.", "crash"),
+    "deep by shared parts": (b"\x80\x02](K\x01" + b"\x85q\x00h\x00" * 100_000 + b"e.", "deep"),
+    "doubled key": (b"\x80\x02}" + _DOUBLED + b"Ns.", "seconds"),
+    "doubled element of a set": (b"\x80\x04\x8f(" + _DOUBLED + b"\x90.", "seconds"),
+    "doubled value": (b"\x80\x02}N" + _DOUBLED + b"s.", "over and over"),
+    "laughs": (pickle.dumps({"train": {"id": laughs(9)}}), "over and over"),
+    "laughs as a persistent id": (pickle.dumps(laughs(9), 2)[:-1] + b"Q.", "outside object"),
+    "laughs in an object array": (pickle.dumps(np.array([laughs(9), None], dtype=object)), "over and over"),
+    "one long string": (b"\x80\x02" + text_opcode("a" * 10**6) + b"q\x00(" + b"h\x00" * 10**5 + b"t.", "over and over"),
+    "memo": (b"\x80\x02Nr\xff\xff\xff\x7f.", "512 MB of memory"),
+    "memo in text": (b"Np2147483647\n.", "512 MB of memory"),
+    "bytes of 1 TB": (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b".", "memory"),
+    "array of 2 ** 31 rows of nothing": (
+        pickle.dumps(np.zeros((0, 3)), 2).replace(b"K\x00K\x03\x86", b"K\x00J\xff\xff\xff\x7f\x86"),
+        "over and over",
+    ),
+    "copies of a dict": (
+        pickle.dumps(dict.fromkeys(range(10_000)), 2)[:-1]
+        + b"q\x00ccollections\nOrderedDict\nq\x01("
+        + b"h\x01h\x00\x85R" * 10_000
+        + b"t.",
+        "copies",
+    ),
+    "sets of a list": (
+        pickle.dumps([1] * 100_000, 2)[:-1] + b"q\x00cbuiltins\nset\nq\x01(" + b"h\x01h\x00\x85R" * 10_000 + b"t.",
+        "copies",
+    ),
+    "slow codec": (
+        b"\x80\x02cbuiltins\nbytearray\n" + text_opcode("\u1234" * 400_000) + text_opcode("punycode") + b"\x86R.",
+        "punycode",
+    ),
+    "colliding keys": (b"\x80\x02}(" + b"N".join(colliding(80_000)) + b"Nu.", "seconds"),
+    "colliding elements": (b"\x80\x04\x8f(" + b"".join(colliding(80_000)) + b"\x90.", "seconds"),
+    "characters that are none": (
+        pickle.dumps(np.array(["ab"]), 2).replace(b"a\x00\x00\x00", b"\x7f\x7f\x7f\x7f"),
+        "no character",
+    ),
+}
+
+
+@pytest.mark.parametrize(("stream", "named"), ATTACKS.values(), ids=ATTACKS)
+def test_an_attack_on_memory_and_time_is_refused(refusal, stream, named):
+    assert named in refusal(stream)
+
+
+def test_the_clock_stops_what_the_system_does_not(refusal):
+    """Windows limits no processor time."""
+    unlimited = "safe_pickle._BASE_SECONDS, safe_pickle._CLOCK_FACTOR = 1000, 0.0005"
+    assert "seconds" in refusal(ATTACKS["doubled key"][0], unlimited)
+
+
+def test_the_command_names_hostile_files(tmp_path):
+    names = ("deep key", "laughs", "memo")
+    for name in names:
+        (tmp_path / f"{name}.pkl").write_bytes(ATTACKS[name][0])
+    statements = """
+from hf_mmalign.cli.main import main
+for path in sys.argv[1:]:
+    assert main(["data", "inspect", "multibench", path]) == 2
+"""
+    paths = [tmp_path / f"{name}.pkl" for name in names]
+    met = meet(statements, *paths)
+    assert met.returncode == 0, met.stderr
+    for path, line in zip(paths, met.stderr.splitlines(), strict=True):
+        assert line.startswith(f"hf-mmalign: {path}: ")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_a_changed_file_is_refused_or_read(tmp_path_factory, data):
+    stream = bytearray(pickle.dumps(HONEST["objects"], data.draw(st.sampled_from([0, 2, 4]))))
+    for _ in range(data.draw(st.integers(1, 4))):
+        stream[data.draw(st.integers(0, len(stream) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("pickles") / "changed.pkl"
+    path.write_bytes(stream)
+    with contextlib.suppress(DataError):  # and nothing else
+        load_pickle(path)
+
+
+def test_without_python_the_error_says_so(load, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(DataError, match=r"data\.pkl: Python \('/no/such/python'\) cannot be started"):
+        load(pickle.dumps(1))
+
+
+@pytest.mark.parametrize(
+    ("save", "what"),
+    [(lambda path: np.savez(path, a=np.zeros(2)), "npz"), (lambda path: np.save(path, np.zeros(2)), "npy")],
+    ids=["npz", "npy"],
+)
+def test_another_format_is_named(tmp_path, save, what):
+    path = tmp_path / f"data.{what}"
+    save(path)
+    with pytest.raises(DataError, match=rf"data\.{what}: a pickle is expected, and this is .*{what}"):
+        load_pickle(path)
 
 
 def test_a_container_in_itself_is_refused(load):

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, shown
 from ..safe_pickle import load_pickle
 from .files import require_file
 
+_MOST_ID_PARTS = 100
 SPLIT_KEYS = {"train": "train", "validation": "valid", "test": "test"}
 
 
@@ -56,7 +57,7 @@ class PickledSplit:
     def entries(self, field: str) -> Sequence[Any]:
         """The field as it lies in the file: a list, a tuple or an array with a first axis."""
         if field not in self:
-            raise self.error(f"missing; the split has only {sorted(map(str, self._content))}", field)
+            raise self.error(f"missing; the split has only {', '.join(sorted(map(shown, self._content)))}", field)
         value = self._content[field]
         if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
             return value
@@ -76,7 +77,13 @@ class PickledSplit:
 
     def ids(self, field: str = "id") -> list[str]:
         """A field of identifiers: strings, numbers, or several of them, which are joined by underscores."""
-        return [id_text(entry) for entry in self.entries(field)]
+        ids = []
+        for row, entry in enumerate(self.entries(field)):
+            try:
+                ids.append(id_text(entry))
+            except (TypeError, ValueError) as error:
+                raise self.error(f"no identifier: {error}", field, row) from error
+        return ids
 
     def array(self, field: str, kinds: str = "biuf") -> np.ndarray:
         """A field that is or makes a regular array of numbers (or of the dtype kinds given)."""
@@ -193,6 +200,18 @@ def common_width(widths: dict[str, int], field: str, path: Path) -> int:
 
 
 def id_text(entry: Any) -> str:
-    """An identifier as one string; an array's or list's entries are joined by underscores."""
-    parts = np.ravel(np.asarray(entry)).tolist() if isinstance(entry, (np.ndarray, list, tuple)) else [entry]
+    """An identifier as one string; an array's or list's entries are joined by underscores.
+
+    Raises:
+        ValueError: For more than 100 entries, and for what is neither text nor a number.
+    """
+    parts = [entry]
+    if isinstance(entry, (np.ndarray, list, tuple)):
+        array = np.ravel(np.asarray(entry))
+        if array.size > _MOST_ID_PARTS:
+            raise ValueError(f"{array.size} parts, more than {_MOST_ID_PARTS}")
+        parts = array.tolist()
+    for part in parts:
+        if not isinstance(part, (str, bytes, int, float, np.generic, type(None))):
+            raise ValueError(f"text or a number is expected, not {type(part).__name__}")
     return "_".join(part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part) for part in parts)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Features, Value
 
-from ..errors import DataError
+from ..errors import DataError, shown
 from ..safe_pickle import load_pickle
 from ..schema import SPLITS, Source, feature_sequence
 from .features import FiniteGate
@@ -71,10 +71,8 @@ def _checked_clips(content: Any, path: Path) -> dict[str, np.ndarray]:
     clips = {}
     for row, (name, values) in enumerate(content.items()):
         if not isinstance(name, str) or not _CLIP.fullmatch(name):
-            message = (
-                f"the key {name!r} is no clip name: seven two-digit numbers joined by '-', the third from 01 to 08"
-            )
-            raise DataError(message, file=path, row=row)
+            expected = "seven two-digit numbers joined by '-', the third from 01 to 08"
+            raise DataError(f"the key {shown(name)} is no clip name: {expected}", file=path, row=row)
         try:
             values = np.asarray(values, dtype=np.float64)
         except (TypeError, ValueError) as error:
