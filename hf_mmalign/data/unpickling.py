@@ -1,4 +1,4 @@
-"""The program that unpickles what strangers wrote. :mod:`.safe_pickle` starts it; nothing imports it.
+"""The program that unpickles what strangers wrote; :mod:`.safe_pickle` starts it as a process of its own.
 
 It reads a pickle from standard input and leaves its content, measured and found harmless, on standard output: a line of
 JSON (`{"error": kind, "message": …}`, or the sizes of what follows), a pickle of plain containers, then the long buffers.

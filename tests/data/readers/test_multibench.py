@@ -112,6 +112,9 @@ def put(split, field, value):
         (put("train", "text", lambda x: x.astype(object)), r"field 'train\.text'.*object"),
         (put("train", "text", lambda x: x[:-1]), r"field 'train\.text': 9 rows, but 10 in vision"),
         (put("train", "id", lambda x: x[:-1]), r"field 'train\.id': 9 rows"),
+        (put("valid", "id", lambda x: [[0] * 101] * 4), r"row 0, field 'valid\.id': no identifier: 101 parts"),
+        (put("valid", "id", lambda x: ["a", {}, "c", "d"]), r"row 1, field 'valid\.id': no identifier: .* not dict"),
+        (put("valid", "id", lambda x: [10**4000, 1 << 20000, 1, 2]), r"row 1, field 'valid\.id': no identifier"),
         (put("test", "audio", lambda x: x[:, :, :3]), "field 'audio': .*different feature widths.*'test': 3"),
         (put("test", "labels", lambda x: np.repeat(x, 6, axis=1)), r"field 'test\.labels': one number per row"),
         (put("test", "labels", lambda x: x * np.nan), r"row 0, field 'test\.labels': 5 values are NaN or Inf"),
@@ -122,6 +125,22 @@ def test_faults_are_named(load, write_pickle, mosei, change, message):
     change(mosei)
     with pytest.raises(DataError, match=rf"data\.pkl.*{message}"):
         load("multibench", write_pickle(mosei))
+
+
+def test_an_error_quotes_the_beginning_of_what_is_wrong(load, write_pickle, mosei):
+    """The key unfolds to 100 000 numbers, and numpy's error quotes the whole string."""
+    key = (1,)
+    for _ in range(5):
+        key = (key,) * 10
+    mosei["train"].pop("vision")
+    mosei["train"][key] = 10**4000
+    with pytest.raises(DataError, match=r"field 'train\.vision': missing; the split has only") as caught:
+        load("multibench", write_pickle(mosei))
+    assert len(str(caught.value)) < 1500
+    mosei["train"] = mosei["test"] | {"labels": ["x" * 10**6] * 5}
+    with pytest.raises(DataError, match=r"field 'train\.labels'") as caught:
+        load("multibench", write_pickle(mosei))
+    assert len(str(caught.value)) < 1500
 
 
 def test_an_empty_split_is_named(load, write_pickle, mosei):

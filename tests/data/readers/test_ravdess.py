@@ -51,6 +51,11 @@ def test_folds_are_by_actor_and_balance_the_sexes(write_pickle, ravdess, folds):
     [
         (lambda clips: clips.update({"01-01-09-01-01-01-01": np.zeros(294)}), {}, "'01-01-09-01-01-01-01' is no clip"),
         (lambda clips: clips.update({3: np.zeros(294)}), {}, "the key 3 is no clip name"),
+        (
+            lambda clips: clips.update({(1,) * 99: np.zeros(294)}),
+            {},
+            r"the key \(1, 1, 1, 1, 1, 1, \.\.\.\) is no clip",
+        ),
         (lambda clips: clips.update({"01-01-01-01-01-02-01": np.zeros(293)}), {}, r"294 numbers.*not \(293,\)"),
         (lambda clips: clips.update({"01-01-01-01-01-02-01": ["x"] * 294}), {}, "294 numbers are expected"),
         (lambda clips: clips["01-01-01-01-01-01-01"].put(0, np.inf), {}, "1 NaN or Inf"),
