@@ -4,6 +4,8 @@ import argparse
 import json
 from typing import Any
 
+from ..data.errors import shown
+
 _EXAMPLES = """examples:
   hf-mmalign data inspect digits-captions
   hf-mmalign data inspect easy-vqa path/to/easy-vqa --option validation_fraction=0.2
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
-    import yaml
+    from ..runs.strict_yaml import parse_yaml
 
     options = {}
     for pair in pairs:
@@ -74,9 +76,9 @@ def _options(pairs: list[str]) -> dict[str, Any]:
         if not separator or not key:
             raise ValueError(f"--option takes KEY=VALUE, not {pair!r}")
         try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f"--option {pair!r}: the value is not YAML: {error}") from error
+            options[key] = parse_yaml(value)
+        except ValueError as error:
+            raise ValueError(f"--option {shown(pair)}: the value is not YAML: {error}") from error
     return options
 
 

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import AutoModelForSequenceClassification
 
 from ..data.processor import MultimodalProcessor
@@ -21,7 +20,7 @@ from .build import (
     read_arguments,
     training_arguments,
 )
-from .recipe import Recipe, RecipeError
+from .recipe import Recipe, RecipeError, read_values
 
 RESULTS = "results.json"
 RECIPE = "recipe.yaml"
@@ -35,7 +34,7 @@ def load_run(folder: str | Path, overrides: dict[str, Any] | None = None):
     folder = Path(folder)
     if not (folder / RECIPE).exists():
         raise RecipeError(f"{folder} holds no {RECIPE}; it must be the output_dir of `hf-mmalign train`.")
-    values = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+    values = read_values(folder / RECIPE)
     recipe = Recipe(folder / RECIPE, values, {}, {}).override(overrides or {}, "the command line")
     arguments = read_arguments(recipe)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
@@ -70,7 +69,7 @@ def robustness(folder: str | Path, split: str, overrides: dict[str, Any] | None 
     report.save(folder)
     if (Path(folder) / RESULTS).exists():
         results = json.loads((Path(folder) / RESULTS).read_text(encoding="utf-8"))
-        recipe = yaml.safe_load((Path(folder) / RECIPE).read_text(encoding="utf-8"))
+        recipe = read_values(Path(folder) / RECIPE)
         write_card(Path(folder), model, recipe, results, report)
     return report
 

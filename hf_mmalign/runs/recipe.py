@@ -3,12 +3,16 @@
 import contextlib
 import dataclasses
 import difflib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-import yaml
+from ..data.errors import shown
+from .strict_yaml import LONGEST, parse_yaml
+
+_MOST_BASES = 20
 
 
 class RecipeError(ValueError):
@@ -32,20 +36,22 @@ class Recipe:
 
 def load_recipe(path: str | Path) -> Recipe:
     """Read a recipe and, first, the recipe that its `base` key names relative to it."""
-    path = Path(path)
+    return _load_recipe(Path(path), ())
+
+
+def _load_recipe(path: Path, descendants: tuple[Path, ...]) -> Recipe:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror or error}") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is no YAML: {error}") from error
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise RecipeError(f"{path} must hold `key: value` lines.")
+        content = read_values(path)
+    except RecipeError as error:
+        raise RecipeError(
+            f"{descendants[-1]}: its base cannot be used. {error}" if descendants else str(error)
+        ) from error
     base = content.pop("base", None)
     sweep = content.pop("sweep", {})
     recipe = Recipe(path, {}, {}, {})
     if base is not None:
-        parent = load_recipe(path.parent / base)
+        chain = (*descendants, path)
+        parent = _load_recipe(_base_path(base, chain), chain)
         recipe = dataclasses.replace(parent, path=path)
         recipe.values.pop("output_dir", None)
     recipe = recipe.override(content, str(path))
@@ -54,6 +60,47 @@ def load_recipe(path: str | Path) -> Recipe:
         recipe.origins["sweep"] = str(path)
     recipe.values.setdefault("output_dir", f"runs/{path.parent.name}-{path.stem}")
     return recipe
+
+
+def _base_path(base: Any, chain: tuple[Path, ...]) -> Path:
+    """Where the base of the last recipe of `chain` is; each of the chain is the base of the one before it."""
+    if not isinstance(base, str) or not base or "\0" in base:
+        raise RecipeError(f"{chain[-1]}: base is {shown(base)}; expected the path of a recipe, relative to this one.")
+    path = chain[-1].parent / base
+    if os.path.realpath(path) in map(os.path.realpath, chain):
+        raise RecipeError(f"{chain[-1]}: base leads back to where it started: {' -> '.join(map(str, (*chain, path)))}.")
+    if len(chain) > _MOST_BASES:
+        raise RecipeError(f"{chain[0]} has more than {_MOST_BASES} bases, each the base of the one before.")
+    return path
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The `key: value` lines of a YAML file.
+
+    Raises:
+        RecipeError: If there is no such file, or it is not UTF-8 or YAML, larger or deeper than any recipe, or no
+            mapping with strings as keys.
+    """
+    try:
+        if not path.is_file():  # a pipe would be waited for, and a device has no end
+            raise RecipeError(
+                f"{path}: {'No regular file' if path.exists() else 'No such file'}; a recipe is expected."
+            )
+        with open(path, encoding="utf-8") as file:
+            text = file.read(LONGEST + 1)
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not UTF-8, as recipes must be: {error}.") from error
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror or error}") from error
+    if len(text) > LONGEST:
+        raise RecipeError(f"{path} is no recipe: it has more than {LONGEST} characters.")
+    try:
+        content = parse_yaml(text, str(path))
+    except ValueError as error:
+        raise RecipeError(f"{path} is no YAML that a recipe can be: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise RecipeError(f"{path} must hold `key: value` lines.")
+    return content
 
 
 def parse_overrides(arguments: list[str]) -> dict[str, Any]:
@@ -70,8 +117,18 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
         else:
             values[key].append(word)
     # `--flag` alone means true; YAML reads numbers, booleans, lists and mappings as a recipe would.
-    parsed = {key: [yaml.safe_load(word) for word in words] for key, words in values.items()}
+    parsed = {key: [_parse_word(key, word) for word in words] for key, words in values.items()}
     return {key: True if not words else words[0] if len(words) == 1 else words for key, words in parsed.items()}
+
+
+def _parse_word(key: str, word: str) -> Any:
+    try:
+        return parse_yaml(word)
+    except ValueError as error:
+        raise RecipeError(
+            f"the command line: --{key} is {shown(word)}, which is no YAML; text with special characters stands in "
+            f"quotes of its own, --{key} '\"…\"'. {error}"
+        ) from error
 
 
 def split_arguments(recipe: Recipe, targets: dict[str, type]) -> dict[str, dict[str, Any]]:
@@ -96,7 +153,7 @@ def split_arguments(recipe: Recipe, targets: dict[str, type]) -> dict[str, dict[
         if group is None:
             close = difflib.get_close_matches(key, sorted(set().union(*fields.values())), n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise RecipeError(f"{recipe.origins.get(key, recipe.path)}: unknown key {key!r}.{hint}")
+            raise RecipeError(f"{recipe.origins.get(key, recipe.path)}: unknown key {shown(key)}.{hint}")
         result[group][key] = _convert(key, value, hints[group].get(key, Any), recipe.origins.get(key, str(recipe.path)))
     return result
 
@@ -112,7 +169,7 @@ def _convert(key: str, value: Any, hint: Any, origin: str) -> Any:
         if str(error).startswith("Unsupported type"):
             return value  # left to the dataclass itself
         expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-        raise RecipeError(f"{origin}: {key} is {value!r} ({type(value).__name__}); expected {expected}.") from None
+        raise RecipeError(f"{origin}: {key} is {shown(value)} ({type(value).__name__}); expected {expected}.") from None
     return value
 
 
