@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import PushToHubMixin, cached_file
 
+from ..stub import write_stub
 from .errors import DataError
 from .feature_statistics import FeatureStatistics, load_feature_statistics, save_feature_statistics
 from .schema import modalities_of
@@ -153,6 +154,7 @@ class MultimodalProcessor(PushToHubMixin):
                 part.save_pretrained(folder)
         config = {
             "processor_class": type(self).__name__,
+            "auto_map": {"AutoProcessor": write_stub(folder, MultimodalProcessor)},
             "max_text_length": self.max_text_length,
             "truncation": self.truncation,
         }
@@ -162,6 +164,10 @@ class MultimodalProcessor(PushToHubMixin):
         (folder / _CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str | type = "AutoProcessor") -> None:
+        """Nothing to do: the package registers its processor, and a saved folder names it instead of carrying its code."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "MultimodalProcessor":

@@ -1,10 +1,15 @@
 """What the configs of all our models share."""
 
 import difflib
+import json
+import os
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 from transformers.utils import logging
+
+from ..stub import is_ours, write_stub
 
 logger = logging.get_logger(__name__)
 
@@ -94,7 +99,7 @@ class MultimodalConfigMixin:
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         # A stock config.json may carry fields of older transformers releases; those are no misspelt arguments.
         known = cls.known_arguments()
-        dropped = sorted(set(config_dict) - known)
+        dropped = sorted(set(config_dict) - known - {"auto_map"})
         if dropped:
             logger.info(f"{cls.__name__} ignores the fields {dropped} of the loaded config.")
         config_dict = {key: value for key, value in config_dict.items() if key in known}
@@ -102,6 +107,27 @@ class MultimodalConfigMixin:
         overrides = {field.name for field in fields(cls)} - {"dtype"}  # type: ignore[arg-type]
         config_dict |= {key: kwargs.pop(key) for key in list(kwargs) if key in overrides}
         return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+
+    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
+        """Write the config, and beside it the file that `auto_map` in it names (see :mod:`hf_mmalign.stub`)."""
+        super().to_json_file(json_file_path, use_diff)  # type: ignore[misc]
+        if is_ours(type(self)):
+            path = Path(json_file_path)
+            values = json.loads(path.read_text(encoding="utf-8"))
+            values["auto_map"] = {"AutoConfig": write_stub(path.parent, type(self))}
+            path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str | type = "AutoConfig") -> None:
+        """Register the package. transformers calls this when it met the class through a saved folder's `auto_map`.
+
+        Its own method has the next save copy this class's source file, whose imports reach beyond the folder.
+        """
+        from .auto import register
+
+        register()
+        if not is_ours(cls):
+            super().register_for_auto_class(auto_class)  # type: ignore[misc]
 
     def is_native(self, name: str) -> bool:
         """Whether modality `name` comes raw (token ids, pixels) rather than as a feature sequence."""

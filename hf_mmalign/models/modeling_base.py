@@ -9,6 +9,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers.utils import ModelOutput
 
+from ..stub import is_ours
+
 
 @dataclass(frozen=True)
 class ModalityEmbedding:
@@ -113,6 +115,12 @@ class MultimodalModelMixin:
     def modules_outside_backbone(self) -> list[str]:
         """Submodules beside the pretrained backbone: PEFT's `modules_to_save`, which it trains and saves whole."""
         return ["classifier"]
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str | type = "AutoModel") -> None:
+        """Nothing to do: the package registers its models, and a saved folder names it instead of carrying its code."""
+        if not is_ours(cls):
+            super().register_for_auto_class(auto_class)  # type: ignore[misc]
 
     def register_modality_hook(self, hook: ModalityHook) -> RemovableHandle:
         """Call `hook(embeddings) -> embeddings` in every forward pass right after :meth:`embed_modalities`.
