@@ -37,6 +37,10 @@ class Arguments:
     training: dict[str, Any]
     config: dict[str, Any]
 
+    def by_key(self) -> dict[str, Any]:
+        """All values in one mapping; of the training's and the config's, those that the recipe gives."""
+        return vars(self.model) | vars(self.data) | vars(self.evaluation) | self.training | self.config
+
 
 def read_arguments(recipe: Recipe) -> Arguments:
     """Check every key and value of a recipe. Raises RecipeError."""

@@ -15,22 +15,21 @@ from ..evaluation.metrics import GREATER_IS_BETTER
 from .build import read_arguments
 from .evaluate import RESULTS, robustness
 from .recipe import Recipe, RecipeError, load_recipe
+from .sweep_folders import cell_folders, cell_text, check_variant_names, refuse_other_run
 from .sweep_report import write_report
-from .train import remove_checkpoints, train
+from .train import remove_checkpoints, train, write_recipe
 
 _SECTION_KEYS = ("variants", "seeds", "selection_seeds", "folds")
+# What the sweep itself sets for every run.
+_OF_THE_SWEEP = ("seed", "output_dir", "resume_from_checkpoint")
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One setting of a variant: its argument values."""
+    """One setting of a variant: its argument values, and the name of its folder within the variant's."""
 
     values: tuple[tuple[str, Any], ...]
-
-    @property
-    def name(self) -> str:
-        """A folder name, unique within the variant."""
-        return ",".join(f"{key}={value}" for key, value in self.values).replace("/", "_") or "default"
+    folder: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +77,8 @@ class Sweep:
 def read_sweep(recipe: Recipe, overrides: dict[str, Any], jobs: int = 1) -> Sweep:
     """The sweep of a recipe's `sweep` section and of command-line lists, which span a grid.
 
-    Raises RecipeError, before anything runs, for an unknown key in the section or in a variant.
+    Raises RecipeError, before anything runs, for an unknown key in the section or in a variant, a variant whose name
+    cannot be a folder's, or two cells that are one setting.
     """
     section, origin = dict(recipe.sweep), recipe.origins.get("sweep", str(recipe.path))
     unknown = set(section) - set(_SECTION_KEYS)
@@ -90,10 +90,9 @@ def read_sweep(recipe: Recipe, overrides: dict[str, Any], jobs: int = 1) -> Swee
     folds = _read_folds(overrides.pop("folds", section.get("folds")), origin)
     grid = {key: value for key, value in overrides.items() if isinstance(value, list)}
     overrides = {key: value for key, value in overrides.items() if key not in grid}
-    variants = [
-        _read_variant(recipe, name, values, overrides, grid)
-        for name, values in (section.get("variants") or {recipe.path.stem: {}}).items()
-    ]
+    sides = section.get("variants") or {recipe.path.stem: {}}
+    check_variant_names(sides, origin)
+    variants = [_read_variant(recipe, name, values, overrides, grid) for name, values in sides.items()]
     folder = Path(overrides.get("output_dir", recipe.values["output_dir"]))
     return Sweep(recipe.path.stem, folder, variants, seeds, selection_seeds, folds, jobs)
 
@@ -126,15 +125,27 @@ def _read_variant(recipe: Recipe, name: str, values: Any, overrides: dict[str, A
     if base is not None:
         recipe = load_recipe(Path(origin).parent / str(base))
     recipe = recipe.override(overrides, "the command line")
+    misplaced = [key for key in _OF_THE_SWEEP if key in values | grid]
+    if misplaced:
+        raise RecipeError(
+            f"{origin}: the variant {name!r} has {misplaced[0]!r}, which the sweep itself sets for every run."
+        )
     cells = _cells(values | grid)
-    for cell in cells:
-        read_arguments(recipe.override(dict(cell.values), f"{origin}: variant {name}"))
+    where = f"{origin}: variant {name}"
+    arguments = [read_arguments(recipe.override(dict(cell.values), where)).by_key() for cell in cells]
+    for place, (cell, values) in enumerate(zip(cells, arguments, strict=True)):
+        if values in arguments[:place]:
+            same = cells[arguments.index(values)]
+            raise RecipeError(
+                f"{where}: {cell_text(same.values)} and {cell_text(cell.values)} are one setting; leave one out."
+            )
     return Variant(name, recipe, cells, base)
 
 
 def _cells(values: dict[str, Any]) -> list[Cell]:
     lists = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
-    return [Cell(tuple(zip(lists, combination, strict=True))) for combination in itertools.product(*lists.values())]
+    settings = [tuple(zip(lists, combination, strict=True)) for combination in itertools.product(*lists.values())]
+    return [Cell(*pair) for pair in zip(settings, cell_folders(settings), strict=True)]
 
 
 def run_sweep(sweep: Sweep) -> dict[str, Any]:
@@ -144,9 +155,14 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
     part in the choice of the model they judge.
 
     Writes `sweep.json`, `sweep.md` and plots into the sweep's folder and returns what `sweep.json` holds. A run whose
-    folder holds `results.json` is not run again; one that was killed goes on from its last whole checkpoint.
+    folder holds `results.json` is not run again; one that was killed goes on from its last whole checkpoint. Raises
+    RecipeError, before anything runs, where a folder holds the run of another recipe.
     """
     pairs = list(itertools.product(sweep.variants, sweep.folds))
+    for (variant, fold), seed in itertools.product(pairs, dict.fromkeys(sweep.selection_seeds + sweep.seeds)):
+        for cell in variant.cells:
+            run = Run(sweep, variant, cell, seed, fold)
+            refuse_other_run(run.folder, run.recipe)
     _run_all(sweep, [run for pair in pairs for run in _selection_runs(sweep, *pair)])
     selected = {pair: _select(sweep, *pair) for pair in pairs}
     runs = {
@@ -185,7 +201,7 @@ class Run:
     def folder(self) -> Path:
         folder = self.sweep.folder / self.variant.name
         if len(self.variant.cells) > 1:
-            folder /= self.cell.name
+            folder /= self.cell.folder
         if self.fold is not None:
             folder /= f"fold={self.fold}"
         return folder / f"seed={self.seed}"
@@ -193,10 +209,10 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         recipe = self.variant.recipe.override(dict(self.cell.values), f"variant {self.variant.name}")
-        if self.fold is None:
-            return recipe
-        options = recipe.values.get("dataset_options", {}) | {"fold": self.fold}
-        return recipe.override({"dataset_options": options}, "the folds of the sweep")
+        if self.fold is not None:
+            options = recipe.values.get("dataset_options", {}) | {"fold": self.fold}
+            recipe = recipe.override({"dataset_options": options}, "the folds of the sweep")
+        return recipe.override({"seed": self.seed, "output_dir": str(self.folder)}, "the sweep")
 
     @property
     def trained(self) -> bool:
@@ -213,11 +229,16 @@ class Run:
 
     def execute(self) -> None:
         """Train, or go on with a training that was killed; of a trained one, evaluate what is still missing."""
+        recipe = self.recipe
         if self.trained:
-            robustness(self.folder, "test")
+            # The data may have moved since.
+            robustness(
+                self.folder, "test", {key: recipe.values[key] for key in ("dataset_path",) if key in recipe.values}
+            )
             return
-        values = {"seed": self.seed, "output_dir": str(self.folder), "resume_from_checkpoint": "true"}
-        train(self.recipe.override(values, "the sweep"), with_robustness=self.robustness)
+        # Written now too, so that a training that is killed does not go on with another recipe.
+        write_recipe(self.folder, recipe)
+        train(recipe.override({"resume_from_checkpoint": "true"}, "the sweep"), with_robustness=self.robustness)
         remove_checkpoints(self.folder)
 
     def execute_logged(self) -> None:
@@ -230,7 +251,7 @@ class Run:
 
     def __str__(self) -> str:
         fold = "" if self.fold is None else f" fold {self.fold}"
-        return f"{self.variant.name} {self.cell.name}{fold} seed {self.seed}"
+        return f"{self.variant.name} {cell_text(self.cell.values)}{fold} seed {self.seed}"
 
 
 def _run_all(sweep: Sweep, runs: list[Run]) -> None:

@@ -115,8 +115,7 @@ def _save(trainer: MultimodalTrainer, recipe: Recipe, arguments: Arguments, data
         model = model.merge_and_unload()
     model.save_pretrained(folder)
     trainer.processing_class.save_pretrained(folder)
-    values = {key: value for key, value in recipe.values.items() if key != "resume_from_checkpoint"}
-    write_text(folder / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    values = write_recipe(folder, recipe)
     trainer.state.save_to_json(str(folder / "trainer_state.json"))
     if any("loss" in entry for entry in trainer.state.log_history):
         save_figure(plot_training_curves(trainer.state.log_history), folder / "training.png")
@@ -129,6 +128,13 @@ def _save(trainer: MultimodalTrainer, recipe: Recipe, arguments: Arguments, data
         report.save(folder)
     write_card(folder, model, values, results, report)
     write_text(folder / RESULTS, json.dumps(results, indent=2) + "\n")
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """Write `recipe.yaml`, all but the wish to resume, into a run's folder; returns what it holds."""
+    values = {key: value for key, value in recipe.values.items() if key != "resume_from_checkpoint"}
+    write_text(folder / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return values
 
 
 def remove_checkpoints(folder: str | Path) -> None:
