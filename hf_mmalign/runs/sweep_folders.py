@@ -8,11 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .build import read_arguments
 from .evaluate import RECIPE, RESULTS
-from .recipe import Recipe, RecipeError
+from .recipe import Recipe, RecipeError, read_values
 
 # What Windows refuses in a name; a slash anywhere.
 _UNSAFE = re.compile(r'[<>:"/\\|?*]')
@@ -127,7 +125,7 @@ def refuse_other_run(folder: Path, recipe: Recipe) -> None:
                 "choose another --output_dir."
             )
         return
-    saved = _read(file)
+    saved = read_values(file)
     differing = _differing(Recipe(file, saved, {}, {}), recipe)
     if differing:
         found = "; ".join(
@@ -138,16 +136,6 @@ def refuse_other_run(folder: Path, recipe: Recipe) -> None:
             f"{folder} holds a run with other settings than this sweep's: {found}{more}. Choose another --output_dir, or "
             "delete the folder to run it again."
         )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{file} is no YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{file} must hold `key: value` lines.")
-    return values
 
 
 def _differing(saved: Recipe, recipe: Recipe) -> list[str]:

@@ -198,7 +198,11 @@ def test_a_killed_run_does_not_go_on_with_another_recipe(tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize(
     ("recipe", "message"),
-    [(None, "results.json but no recipe.yaml"), ("a: [", "recipe.yaml is no YAML"), ("- 1", "must hold `key: value`")],
+    [
+        (None, "results.json but no recipe.yaml"),
+        ("a: [", "recipe.yaml is no YAML"),
+        ("- 1", "must hold `key: value`"),
+    ],
 )
 def test_a_finished_run_that_cannot_be_told_is_refused(tmp_path, trained, recipe, message):
     sweep = read(tmp_path, {"seeds": [0]})
