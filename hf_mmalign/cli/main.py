@@ -9,6 +9,8 @@ from . import data, plot
 
 _ANY_ARGUMENT = "Any key of a recipe can be given as `--key value` and wins over the recipe's."
 
+_ANY_FOLDER = "A folder without recipe.yaml, saved by a script of your own, needs `--dataset NAME --dataset_path PATH`."
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; returns the exit status, 2 for input that cannot be used."""
@@ -56,8 +58,8 @@ def _build_parser() -> argparse.ArgumentParser:
 
     command.add_argument("--jobs", type=int, default=1, help="runs at a time, sharing the processors (default: 1)")
 
-    command = _add(subparsers, "evaluate", _evaluate, "metrics of a saved folder", _ANY_ARGUMENT)
-    command.add_argument("folder", metavar="FOLDER", help="output_dir of a run")
+    command = _add(subparsers, "evaluate", _evaluate, "metrics of a saved folder", f"{_ANY_FOLDER} {_ANY_ARGUMENT}")
+    command.add_argument("folder", metavar="FOLDER", help="output_dir of a run, or where a Trainer saved a model")
     command.add_argument("--split", default="test", help="split to evaluate (default: test)")
 
     command = _add(
@@ -65,9 +67,10 @@ def _build_parser() -> argparse.ArgumentParser:
         "robustness",
         _robustness,
         "a saved folder under noise and with missing modalities",
-        "For example `--noise_amplitude 1 --missing_ratio 0.3 --robustness_seeds 0 1 2`. " + _ANY_ARGUMENT,
+        "For example `--noise_amplitude 1 --missing_ratio 0.3 --robustness_seeds 0 1 2`. "
+        f"{_ANY_FOLDER} {_ANY_ARGUMENT}",
     )
-    command.add_argument("folder", metavar="FOLDER", help="output_dir of a run")
+    command.add_argument("folder", metavar="FOLDER", help="output_dir of a run, or where a Trainer saved a model")
     command.add_argument("--split", default="test", help="split to evaluate (default: test)")
 
     data.add_parser(subparsers)

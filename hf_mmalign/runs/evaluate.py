@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers.utils import CONFIG_NAME
 
 from ..data.processor import MultimodalProcessor
+from ..data.schema import problem_type_of
+from ..models.configuration_base import MultimodalConfigMixin
 from ..reporting.files import write_text
 from ..reporting.model_card import write_model_card
 from ..reporting.robustness import RobustnessReport, evaluate_robustness
@@ -14,6 +17,7 @@ from ..trainer.trainer import MultimodalTrainer
 from .build import (
     Arguments,
     build_collator,
+    check_data,
     load_data,
     metrics_of,
     primary_metric_of,
@@ -27,18 +31,45 @@ RECIPE = "recipe.yaml"
 
 
 def load_run(folder: str | Path, overrides: dict[str, Any] | None = None):
-    """Model, processor, arguments and data of a folder that :func:`train` left, for further evaluation.
+    """Model, processor, arguments and data of a saved folder, for further evaluation.
 
-    Raises RecipeError if the folder holds no run.
+    In a folder that a script saved, without a recipe, `config.json` tells the model, and `overrides` must name the data.
+    Raises RecipeError if the folder holds no model of ours or nothing names the data, DataError if the data are not for it.
     """
     folder = Path(folder)
-    if not (folder / RECIPE).exists():
-        raise RecipeError(f"{folder} holds no {RECIPE}; it must be the output_dir of `hf-mmalign train`.")
-    values = read_values(folder / RECIPE)
-    recipe = Recipe(folder / RECIPE, values, {}, {}).override(overrides or {}, "the command line")
+    recipe = _recipe_of(folder).override(overrides or {}, "the command line")
+    if "dataset" not in recipe.values:
+        raise RecipeError(
+            f"{folder} holds no {RECIPE} that names its data; say which with `--dataset NAME --dataset_path PATH`, as in "
+            "`hf-mmalign data inspect NAME PATH`."
+        )
     arguments = read_arguments(recipe)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
-    return model, MultimodalProcessor.from_pretrained(folder), arguments, load_data(arguments.data)
+    processor, dataset = MultimodalProcessor.from_pretrained(folder), load_data(arguments.data)
+    if not has_recipe(folder):  # nobody has seen yet whether these data are for this model
+        model.config.problem_type = model.config.problem_type or problem_type_of(dataset)
+        check_data(dataset, model.config)
+    return model, processor, arguments, dataset
+
+
+def has_recipe(folder: str | Path) -> bool:
+    """Whether a folder holds the recipe that made it."""
+    return (Path(folder) / RECIPE).exists()
+
+
+def _recipe_of(folder: Path) -> Recipe:
+    """The recipe in a folder, or what stands for it in the config."""
+    if has_recipe(folder):
+        return Recipe(folder / RECIPE, read_values(folder / RECIPE), {}, {})
+    if not (folder / CONFIG_NAME).exists():
+        raise RecipeError(
+            f"{folder} holds no {RECIPE} and no {CONFIG_NAME}; it must be the output_dir of `hf-mmalign train`, or a "
+            "folder in which a Trainer saved a model and its processor."
+        )
+    config = AutoConfig.from_pretrained(folder)
+    if not isinstance(config, MultimodalConfigMixin):
+        raise RecipeError(f"{folder} holds a model of type {config.model_type!r}, which is none of this package.")
+    return Recipe(folder / CONFIG_NAME, {"model_type": config.model_type}, {}, {})
 
 
 def evaluate(folder: str | Path, split: str, overrides: dict[str, Any] | None = None) -> dict[str, float]:
@@ -67,7 +98,7 @@ def robustness(folder: str | Path, split: str, overrides: dict[str, Any] | None 
     report = robustness_of(model, dataset[split], build_collator(processor, model.config), arguments, batch_size)
     report.model_name = Path(folder).resolve().name
     report.save(folder)
-    if (Path(folder) / RESULTS).exists():
+    if has_recipe(folder) and (Path(folder) / RESULTS).exists():
         results = json.loads((Path(folder) / RESULTS).read_text(encoding="utf-8"))
         recipe = read_values(Path(folder) / RECIPE)
         write_card(Path(folder), model, recipe, results, report)

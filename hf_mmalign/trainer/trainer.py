@@ -5,6 +5,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_pt_utils import nested_gather
 
+from ..data.collator import MultimodalCollator
 from ..models.modeling_base import MultimodalModelMixin, combine_losses
 from ..perturbation.modalities import perturbed
 from ..perturbation.modality_dropout import ModalityDropout
@@ -23,6 +24,7 @@ class MultimodalTrainer(Trainer):
     - Each component of `outputs.losses` is logged as `loss_<name>`, its mean over the logging interval and all
       processes, unweighted; in evaluation as `<prefix>_loss_<name>`.
     - `backbone_learning_rate` gives the pretrained encoder a learning rate of its own, logged under that name.
+    - Without a `processing_class`, it is the processor of a [`MultimodalCollator`], and saved with the model as such.
     - `modality_dropout` takes modalities from training samples (see [`~perturbation.modality_dropout.ModalityDropout`]).
     - `resume_from_checkpoint=True` takes the newest *whole* checkpoint: one that was being written when the run was
       killed is passed over.
@@ -41,6 +43,8 @@ class MultimodalTrainer(Trainer):
                 config.__dict__.pop("use_cache", None)
             else:
                 config.use_cache = use_cache
+        if self.processing_class is None and isinstance(self.data_collator, MultimodalCollator):
+            self.processing_class = self.callback_handler.processing_class = self.data_collator.processor
         if self._backbone_learning_rate is not None and self.optimizer is not None:
             raise ValueError(
                 "backbone_learning_rate has no effect on an optimizer made elsewhere; give that optimizer a parameter "
