@@ -19,7 +19,7 @@ from .sweep_folders import cell_folders, cell_text, check_variant_names, refuse_
 from .sweep_report import write_report
 from .train import remove_checkpoints, train, write_recipe
 
-_SECTION_KEYS = ("variants", "seeds", "selection_seeds", "folds")
+_SECTION_KEYS = ("variants", "reference", "seeds", "selection_seeds", "folds")
 # What the sweep itself sets for every run.
 _OF_THE_SWEEP = ("seed", "output_dir", "resume_from_checkpoint")
 
@@ -63,6 +63,7 @@ class Sweep:
         folds (`list[int | None]`): The data set's option `fold` in turn; None leaves it out. Everything is repeated for
             each fold, the selection within a grid included.
         jobs (`int`): Runs at a time, each in a process of its own with its share of the processors.
+        reference (`str`): Name of the variant that the report gives the others' differences to, the first by default.
     """
 
     name: str
@@ -72,13 +73,17 @@ class Sweep:
     selection_seeds: list[int]
     folds: list[int | None] = field(default_factory=lambda: [None])
     jobs: int = 1
+    reference: str = ""
+
+    def __post_init__(self):
+        self.reference = self.reference or self.variants[0].name
 
 
 def read_sweep(recipe: Recipe, overrides: dict[str, Any], jobs: int = 1) -> Sweep:
     """The sweep of a recipe's `sweep` section and of command-line lists, which span a grid.
 
     Raises RecipeError, before anything runs, for an unknown key in the section or in a variant, a variant whose name
-    cannot be a folder's, or two cells that are one setting.
+    cannot be a folder's, a reference that is no variant, or two cells that are one setting.
     """
     section, origin = dict(recipe.sweep), recipe.origins.get("sweep", str(recipe.path))
     unknown = set(section) - set(_SECTION_KEYS)
@@ -88,13 +93,16 @@ def read_sweep(recipe: Recipe, overrides: dict[str, Any], jobs: int = 1) -> Swee
     seeds = _listed(overrides.pop("seed", None), section.get("seeds"), recipe.values.get("seed"), 42)
     selection_seeds = _listed(overrides.pop("selection_seeds", None), section.get("selection_seeds"), seeds[:1])
     folds = _read_folds(overrides.pop("folds", section.get("folds")), origin)
+    reference = overrides.pop("reference", section.get("reference"))
     grid = {key: value for key, value in overrides.items() if isinstance(value, list)}
     overrides = {key: value for key, value in overrides.items() if key not in grid}
     sides = section.get("variants") or {recipe.path.stem: {}}
     check_variant_names(sides, origin)
+    if reference is not None and reference not in list(sides):
+        raise RecipeError(f"{origin}: reference is {reference!r}; expected one of the variants {list(sides)}.")
     variants = [_read_variant(recipe, name, values, overrides, grid) for name, values in sides.items()]
     folder = Path(overrides.get("output_dir", recipe.values["output_dir"]))
-    return Sweep(recipe.path.stem, folder, variants, seeds, selection_seeds, folds, jobs)
+    return Sweep(recipe.path.stem, folder, variants, seeds, selection_seeds, folds, jobs, reference or "")
 
 
 def _listed(*candidates: Any) -> list[Any]:
@@ -174,6 +182,7 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
         "primary_metric": runs[pairs[0]][0].results()["primary_metric"],
         "seeds": sweep.seeds,
         "selection_seeds": sweep.selection_seeds,
+        "reference": sweep.reference,
         "variants": {},
     }
     for variant in sweep.variants:

@@ -4,6 +4,7 @@ Scores are repeated over the folds of the data where there are any, each with th
 the training seeds otherwise.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..evaluation.metrics import GREATER_IS_BETTER
+from ..evaluation.differences import Difference, paired_difference
+from ..evaluation.metric_names import GREATER_IS_BETTER, METRICS
 from ..evaluation.scores import Score
-from ..reporting.comparison import compare
+from ..reporting.comparison import bold, bold_rule, compare, difference_table, is_better
 from ..reporting.files import write_text
 from ..reporting.plots import plot_robustness, save_figure
 from ..reporting.robustness import RobustnessReport
@@ -28,15 +30,20 @@ def write_report(folder: Path, title: str, outcome: dict[str, Any]) -> None:
     Args:
         folder (`Path`): Where to.
         title (`str`): Heading.
-        outcome (`dict[str, Any]`): `primary_metric`, `seeds`, `selection_seeds`, and under `variants` for each its
-            `selected`, `grid`, `runs` and `folders`, or these for every fold under `folds`; then the variant's own `grid`
-            will be that of the mean over the folds.
+        outcome (`dict[str, Any]`): `primary_metric`, `seeds`, `selection_seeds`, `reference`, the name of the variant
+            that the others are compared with, and under `variants` for each its `selected`, `grid`, `runs` and `folders`,
+            or these for every fold under `folds`; then the variant's own `grid` will be that of the mean over the folds.
     """
     metric, variants = outcome["primary_metric"], outcome["variants"]
     for variant in variants.values():
         variant["grid"] = [cell | {"validation": score.mean} for cell, score in _grid(variant)]
+        variant["cells"] = max(1, len(variant["grid"]))
         variant["scores"] = _scores(variant)
-    lines = [f"# {title}", "", _selection_text(outcome), "", _score_table(variants, metric)]
+    for name, variant in variants.items():
+        if name != outcome["reference"]:
+            metrics = variant["scores"]["test"]
+            variant["difference"] = {key: _difference(outcome, name, key).to_dict() for key in metrics}
+    lines = [f"# {title}", "", _selection_text(outcome), "", *_score_tables(outcome)]
     reports = {name: _reports(variant) for name, variant in variants.items()}
     if all(reports.values()):
         lines += ["## Robustness on the test split", "", *_robustness(folder, reports, outcome)]
@@ -108,14 +115,56 @@ def _settings(variant: dict[str, Any]) -> Iterator[str]:
         yield text if len(folds) == 1 else f"{text} in fold {', '.join(where)}"
 
 
-def _score_table(variants: dict[str, Any], metric: str) -> str:
+def _difference(outcome: dict[str, Any], name: str, metric: str) -> Difference:
+    """How far a variant is from the reference on test, over the folds or the training seeds."""
+    variants = outcome["variants"]
+    return paired_difference(*(_score(variants[side], "test", metric) for side in (name, outcome["reference"])))
+
+
+def _repeated_over(variants: dict[str, Any]) -> str:
+    return "folds" if any("folds" in variant for variant in variants.values()) else "training seeds"
+
+
+def _score_tables(outcome: dict[str, Any]) -> list[str]:
+    """The primary metric with its differences and what each variant took; then all metrics of the task on test."""
+    metric, variants, reference = outcome["primary_metric"], outcome["variants"], outcome["reference"]
+    first = _repetitions(variants[reference])[0][0]["test"]  # empty where a data set's test labels are not public
+    compared = [name for name in variants if name != reference and first]
+    names = [metric, *(key for key in first if key in METRICS and key != metric)]
+    differences = {name: {key: _difference(outcome, name, key) for key in names} for name in compared}
+
+    def test_score(name: str, key: str) -> str:
+        better = name in differences and is_better(differences[name][key], GREATER_IS_BETTER.get(key))
+        return bold(_score(variants[name], "test", key), better)
+
     rows = []
     for name, variant in variants.items():
-        cells = [str(_score(variant, split, metric)) for split in ("validation", "test")]
         seconds = fmean(run["train"]["seconds"] for runs in _repetitions(variant) for run in runs)
-        rows.append([name, *cells, f"{seconds:.0f} s"])
+        scores = [str(_score(variant, "validation", metric)), test_score(name, metric)]
+        rows.append([name, *scores, str(variant["cells"]), f"{seconds:.0f} s"])
     label = metric_label(metric, GREATER_IS_BETTER.get(metric))
-    return markdown_table(["variant", f"{label}, validation", f"{label}, test", "training"], rows)
+    header = ["variant", f"{label}, validation", f"{label}, test", "cells tried", "training"]
+    lines = [markdown_table(header, rows), *_budget_note(variants)]
+    labels = [metric_label(key, GREATER_IS_BETTER.get(key)) for key in names]
+    if len(names) > 1:
+        rows = [[name, *(test_score(name, key) for key in names)] for name in variants]
+        lines += ["## All metrics on the test split", "", markdown_table(["variant", *labels], rows)]
+    if compared:
+        values = {name: list(row.values()) for name, row in differences.items()}
+        rule = bold_rule(itertools.chain(*values.values()), reference, _repeated_over(variants))
+        lines += [rule, "", difference_table(values, labels, reference)]
+    return lines
+
+
+def _budget_note(variants: dict[str, Any]) -> list[str]:
+    """A warning where some variants had more settings to be picked from than others."""
+    if len({variant["cells"] for variant in variants.values()}) == 1:
+        return []
+    budgets = ", ".join(f"{name} {variant['cells']}" for name, variant in variants.items())
+    return [
+        f"**Unequal tuning budgets** (cells tried: {budgets}): the variants with more had more chances to do well.",
+        "",
+    ]
 
 
 def _reports(variant: dict[str, Any]) -> list[RobustnessReport]:
@@ -144,7 +193,8 @@ def _over_folds(folds: list[list[RobustnessReport]]) -> list[RobustnessReport]:
 
 def _robustness(folder: Path, reports: dict[str, list[RobustnessReport]], outcome: dict[str, Any]) -> list[str]:
     try:
-        comparison = compare(reports)
+        repetitions = _repeated_over(outcome["variants"])
+        comparison = compare(reports, reference=outcome["reference"], repetitions=repetitions)
     except ValueError as error:  # variants with other modalities, for example
         return [f"The variants have no common conditions. {error}", ""]
     outcome["robustness"] = comparison.to_dict()

@@ -94,27 +94,77 @@ def test_save_writes_all_three_files_and_leaves_no_other(tmp_path):
     assert (tmp_path / "new" / "folder" / "robustness.png").read_bytes() == first, "equal reports give equal files"
 
 
-def test_comparison_is_over_training_seeds_and_marks_the_best():
+def test_comparison_is_over_training_seeds():
     comparison = compare(
         {"plain": [make_report(0.70), make_report(0.72)], "WMA": [make_report(0.74), make_report(0.78)]}
     )
     assert comparison.scores["plain"][CLEAN].values == (0.70, 0.72)
     noisy = comparison.scores["plain"][Condition("noise", "text", 3.0)]
     assert noisy.values == pytest.approx((0.65, 0.67)), "a report counts with its mean over noise seeds"
-    header, _, plain, wma = comparison.to_markdown().splitlines()
+    header, _, _, wma, *rest = comparison.to_markdown().splitlines()
     columns = [cell.strip() for cell in header.strip("|").split("|")]
     assert columns == ["AUROC ↑", "clean", "text noise", "image noise", "text missing", "image missing"]
-    assert "**0.760 ± 0.028**" in wma
-    assert "**" not in plain
+    assert "0.760 ± 0.028" in wma
+    assert "**" not in comparison.to_markdown(), "two seeds mark nothing"
+    assert rest[1].startswith("Nothing is bold: a difference to plain is told from chance by 3 shared training seeds")
 
 
-def test_the_best_error_is_the_smallest_and_levels_are_shown_where_they_vary():
+# Differences to plain, by hand: 0.02, 0.01, 0.03, 0.02, hence 0.02 ± 0.0082 and, with t(3) = 3.182, the interval
+# 0.02 ± 0.0130; of the first three 0.02 ± 0.01 and, with t(2) = 4.303, the interval 0.02 ± 0.0248.
+PLAIN, WMA = (0.78, 0.81, 0.84, 0.71), (0.80, 0.82, 0.87, 0.73)
+
+
+@pytest.mark.parametrize(("metric", "greater"), [("auroc", True), ("mae", False), ("made-up", None)])
+def test_bold_is_what_lies_outside_the_spread_of_paired_differences(metric, greater):
+    def cells(seeds, reference):
+        sides = {"plain": PLAIN, "WMA": WMA}
+        reports = {
+            name: [make_report(value, metric, greater) for value in values[:seeds]] for name, values in sides.items()
+        }
+        text = compare(reports, reference=reference).to_markdown()
+        lines = [line.split("|") for line in text.splitlines() if line.startswith("|")]
+        return {line[1].strip(): line[2].strip() for line in lines[2:4]}, lines[-1][2].strip()
+
+    assert cells(3, "plain") == ({"plain": "0.810 ± 0.030", "WMA": "0.830 ± 0.036"}, "+0.020 ± 0.010")
+    # Each side's own spread is far larger than the difference; the pairs' is not.
+    plain, wma = "0.785 ± 0.056", "0.805 ± 0.058"
+    scores, difference = cells(4, "plain")
+    assert scores == {"plain": plain, "WMA": f"**{wma}**" if greater else wma}
+    assert difference == "**+0.020 ± 0.008**", "a difference counts in both directions"
+    scores, difference = cells(4, "WMA")
+    assert scores == {"plain": f"**{plain}**" if greater is False else plain, "WMA": wma}
+    assert difference == "**−0.020 ± 0.008**"
+
+
+def test_the_rule_of_bold_stands_below_the_table():
+    comparison = compare(
+        {name: [make_report(value) for value in values] for name, values in {"plain": PLAIN, "WMA": WMA}.items()}
+    )
+    text = comparison.to_markdown()
+    assert "Bold: better than plain, 0 lying outside the 95 % confidence interval (Student's t) of the paired" in text
+    assert "over n = 4 training seeds" in text
+    assert "The 5 comparisons are not corrected for their number" in text
+    assert "| difference to plain, n = 4 |" in text
+    entry = next(e for e in comparison.to_dict()["scores"] if e["method"] == "WMA")
+    assert entry["difference"]["interval"] == pytest.approx([0.02 - 0.0129923, 0.02 + 0.0129923], abs=1e-6)
+    assert entry["difference"]["n"] == 4
+
+
+def test_only_shared_repetitions_are_paired():
+    reports = {"a": [make_report(v) for v in PLAIN], "b": [make_report(v) for v in WMA[:3]]}
+    text = compare(reports).to_markdown()
+    assert text.splitlines()[-1].split("|")[2].strip() == "–", "reports of different numbers belong to no pairs"
+    undefined = compare({"a": [make_report(v) for v in PLAIN], "b": [make_report(v) for v in (*WMA[:3], math.nan)]})
+    assert undefined.difference("b", CLEAN).values == pytest.approx((0.02, 0.01, 0.03))
+    with pytest.raises(ValueError, match=r"The reference is one of \['a', 'b'\], not 'c'"):
+        compare(reports, reference="c")
+
+
+def test_levels_are_shown_where_they_vary():
     reports = {
         name: [make_report(base, "mae", False, amplitudes=(1.0, 3.0))] for name, base in (("a", 0.8), ("b", 0.9))
     }
-    header, _, a, b = compare(reports).to_markdown().splitlines()
-    assert "**0.800**" in a
-    assert "**" not in b
+    header = compare(reports).to_markdown().splitlines()[0]
     assert "text noise 1" in header
     assert "text missing 50 %" in header
 

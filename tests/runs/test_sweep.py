@@ -1,5 +1,6 @@
 """Variants, folds and their report; what sweeps share with single runs is in test_commands."""
 
+import itertools
 import json
 import math
 import pickle
@@ -9,6 +10,7 @@ from statistics import fmean, stdev
 import numpy as np
 import pytest
 import yaml
+from scipy.stats import ttest_rel
 
 from hf_mmalign.cli.main import main
 from hf_mmalign.runs.recipe import RecipeError, load_recipe
@@ -93,6 +95,8 @@ def test_folds_are_a_number_or_a_list(tmp_path, section, overrides, folds):
         ("sweep: {folds: [0, one]}", "folds is .*one"),
         ("sweep: {folds: [1, 1]}", "folds names one twice"),
         ("sweep: {fold: 1}", r"sweep.yaml: sweep has the unknown keys \['fold'\]"),
+        ("sweep: {variants: {a: , b: }, reference: c}", r"reference is 'c'; expected one of the variants \['a', 'b'\]"),
+        ("sweep: {variants: {a: }, reference: [a]}", r"reference is \['a'\]; expected one of"),
         ("sweep: {variants: {mlp: fusion.yaml}}", "the variant 'mlp' is 'fusion.yaml'; expected"),
         ("sweep: {variants: {mlp: {base: fusion.yaml}}}", "fusion.yaml: No such file"),
         ("sweep: {variants: {mlp: {num_prototype: 3}}}", "variant mlp: unknown key 'num_prototype'"),
@@ -162,6 +166,74 @@ def test_every_fold_selects_on_its_own_validation_split(tmp_path):
     assert "learning_rate = 0.1 in fold 0, 2; learning_rate = 1.0 in fold 1 (best of 2 on each fold's own" in text
     assert "over the folds 0, 1, 2; each fold is the mean of training seeds 0, 1." in text
     assert "0.383 ± 0.153" in text
+
+
+# Test accuracies by variant, seed and fold; with folds, the differences to plain are of the means over the seeds.
+PAIRED = {
+    "plain": {0: (0.50, 0.70, 0.60, 0.90), 1: (0.60, 0.80, 0.50, 0.90)},
+    "wma": {0: (0.53, 0.71, 0.63, 0.92), 1: (0.62, 0.83, 0.52, 0.91)},
+}
+
+
+def pretend_pairs(sweep: Sweep) -> None:
+    """Finished runs with these scores; without folds, seeds 2, 3, … have those of the next fold."""
+    for variant in sweep.variants:
+        for cell, fold, seed in itertools.product(variant.cells, sweep.folds, sweep.seeds):
+            accuracy = PAIRED[variant.name][seed % 2][seed // 2 if fold is None else fold]
+            scores = {"loss": 1.0, "loss_task": 1.0, "f1_macro": 1 - accuracy, "accuracy": accuracy}
+            pretend(Run(sweep, variant, cell, seed, fold), {"accuracy": 0.5}, scores)
+
+
+@pytest.mark.parametrize(
+    ("section", "pairs", "unit"),
+    [
+        ("seeds: [0, 1], folds: 4, selection_seeds: [0]", [[(0, f), (1, f)] for f in range(4)], "folds"),
+        ("seeds: [0, 1, 2, 3, 5]", [[(0, 0)], [(1, 0)], [(0, 1)], [(1, 1)], [(1, 2)]], "training seeds"),
+    ],
+)
+def test_the_report_gives_paired_differences_to_the_reference(tmp_path, section, pairs, unit):
+    variants = "variants: {wma: {learning_rate: [0.1, 1.0]}, plain: {}}"
+    sweep = read(tmp_path, f"sweep: {{{section}, {variants}, reference: plain}}", {"robustness": False})
+    pretend_pairs(sweep)
+    outcome = run_sweep(sweep)
+    wma, plain = ([fmean(PAIRED[name][s][f] for s, f in pair) for pair in pairs] for name in ("wma", "plain"))
+    test = ttest_rel(wma, plain)
+    assert test.pvalue < 0.05, "or the bold below proves nothing"
+    differences = [one - other for one, other in zip(wma, plain, strict=True)]
+    assert outcome["reference"] == "plain"
+    assert "difference" not in outcome["variants"]["plain"]
+    found = json.loads((tmp_path / "out" / "sweep.json").read_text())["variants"]["wma"]["difference"]["accuracy"]
+    assert found["n"] == len(pairs)
+    assert found["values"] == pytest.approx(differences)
+    assert (found["mean"], found["std"]) == pytest.approx((fmean(differences), stdev(differences)))
+    assert found["interval"] == pytest.approx(list(test.confidence_interval(0.95)))
+    text = (tmp_path / "out" / "sweep.md").read_text()
+    assert f"| difference to plain, n = {len(pairs)} | accuracy ↑ | F1 macro ↑ |" in " ".join(text.split())
+    assert f"**+{fmean(differences):.3f} ± {stdev(differences):.3f}**" in text
+    assert f"**{fmean(wma):.3f} ± {stdev(wma):.3f}**" in text, "better by more than the pairs' spread"
+    assert f"**{1 - fmean(wma):.3f}" not in text, "worse by more than that"
+    assert f"over n = {len(pairs)} {unit}" in text
+
+
+def test_the_report_shows_every_metric_and_the_tuning_budget(tmp_path):
+    section = "sweep: {{seeds: [0], variants: {{plain: {{learning_rate: {}}}, wma: {{learning_rate: [0.1, 1.0]}}}}}}"
+    for budget, rates in ((1, "[0.1]"), (2, "[0.1, 0.5]")):
+        folder = tmp_path / str(budget)
+        folder.mkdir()
+        sweep = read(folder, section.format(rates), {"robustness": False})
+        pretend_pairs(sweep)
+        outcome = run_sweep(sweep)
+        assert [variant["cells"] for variant in outcome["variants"].values()] == [budget, 2]
+        text = (folder / "out" / "sweep.md").read_text()
+        assert ("**Unequal tuning budgets** (cells tried: plain 1, wma 2)" in text) == (budget == 1)
+        lines = [" ".join(line.split()) for line in text.splitlines()]
+        assert "| variant | accuracy ↑ | F1 macro ↑ |" in lines, "the primary one first, and no losses"
+        assert "| wma | 0.530 | 0.470 |" in lines
+        assert any("Nothing is bold: a difference to plain" in line for line in lines), "the first variant by default"
+
+
+def test_the_command_line_may_name_the_reference(tmp_path):
+    assert read(tmp_path, "sweep: {variants: {a: , b: }, reference: a}", {"reference": "b"}).reference == "b"
 
 
 def test_a_comparison_over_folds_end_to_end(tmp_path, ravdess, capsys):
