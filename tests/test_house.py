@@ -14,8 +14,8 @@ ALLOWED = {
     "models": {"ot", "losses", "layers", "data"},
     "perturbation": {"models"},
     "evaluation": {"models", "perturbation", "data"},
-    "trainer": {"models", "perturbation", "data", "losses"},
-    "reporting": {"evaluation", "trainer", "models", "data"},
+    "reporting": {"evaluation", "models", "data"},
+    "trainer": {"reporting", "models", "perturbation", "data", "losses"},
     "runs": {"reporting", "evaluation", "trainer", "perturbation", "models", "data"},
     "cli": {"runs", "reporting", "data"},
 }

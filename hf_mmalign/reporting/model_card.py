@@ -4,7 +4,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,83 +33,91 @@ def write_model_card(
     folder: str | os.PathLike,
     model: torch.nn.Module,
     *,
-    dataset_name: str,
     results: Mapping[str, Any],
+    dataset_name: str | None = None,
+    dataset_ids: Sequence[str] = (),
+    license: str | None = None,
+    model_title: str | None = None,
+    language: str | Sequence[str] | None = None,
+    tags: Sequence[str] = (),
     robustness: RobustnessReport | None = None,
     robustness_split: str = "test",
     recipe: Mapping[str, Any] | None = None,
+    training_arguments: Mapping[str, Any] | None = None,
     method: str | None = None,
     base_model: str | None = None,
     repo_id: str | None = None,
-    license: str = "apache-2.0",
 ) -> Path:
     """Write `README.md` into a saved model's folder, with metadata that the Hub accepts (`model-index` included).
+
+    The card claims what it is told here and what the model's config says; what is left out is not in the card.
 
     Args:
         folder: The folder `save_pretrained` wrote. A `robustness.png` in it is shown in the card.
         model (`torch.nn.Module`): The model saved there; its config tells task, modalities and method.
-        dataset_name (`str`): The training data, as people call them, e.g. `"Hateful Memes"`.
         results (`Mapping[str, Any]`): As in `results.json`: each split's clean metrics under its name, e.g.
             `{"test": {"auroc": 0.74}}`. Losses, `"train"` and entries that are no mapping are not for the card.
+        dataset_name (`str`, *optional*): The data, as people call them, e.g. `"Hateful Memes"`. Without a name the results
+            stay out of the metadata, where the Hub takes none without.
+        dataset_ids (`Sequence[str]`, *optional*): The data's ids on the Hub; by default made from their name.
+        license (`str`, *optional*): The licence of the weights, by the Hub's identifier, e.g. `"apache-2.0"`. It is for the
+            owners of the base model and the data to allow.
+        model_title (`str`, *optional*): The heading, by default the model's name.
+        language (`str` or `Sequence[str]`, *optional*): Languages of the texts, e.g. `"en"`.
+        tags (`Sequence[str]`, *optional*): Tags beside those of the package, the method and the modalities.
         robustness ([`RobustnessReport`], *optional*): Its table goes into the card, its primary metric into the
             metadata.
         robustness_split (`str`, *optional*, defaults to `"test"`): The split the report was made on.
         recipe (`Mapping[str, Any]`, *optional*): Settings of the training run, printed in full, with absolute paths cut
             to their last part, as they mean nothing elsewhere.
+        training_arguments (`Mapping[str, Any]`, *optional*): Where there is no recipe, the Trainer's arguments to print.
         method (`str`, *optional*): A key of :data:`hf_mmalign.reporting.methods.METHODS`; read from the config by
             default.
         base_model (`str`, *optional*): Hub id of the checkpoint that training started from, by default the recipe's
             `model_name_or_path`. A local folder is left out, as nobody else has it.
         repo_id (`str`, *optional*): Where the model will be on the Hub; the folder's name stands for it otherwise.
-        license (`str`, *optional*, defaults to `"apache-2.0"`): The licence of the weights, which is for the owners of
-            the base model and the data to allow.
 
     Raises:
         ValueError: If the method or the problem type is unknown, or a result is no number.
     """
     folder, config = Path(folder), model.config
-    if config.problem_type not in _TASKS:
-        raise ValueError(f"config.problem_type is one of {list(_TASKS)}, not {config.problem_type!r}.")
-    method = method or method_of(config)
-    if method not in METHODS:
-        raise ValueError(f"method is one of {list(METHODS)}, not {method!r}.")
+    method = METHODS[_checked_method(method, config)]
     scores = _scores(results)
     name = (repo_id or folder.resolve().name).rsplit("/", 1)[-1]
     base_model = _hub_id(base_model or (recipe or {}).get("model_name_or_path"))
-    metrics = dict.fromkeys(metric for split in scores.values() for metric in split)
-    shown = metrics | dict.fromkeys(robustness.metric_names if robustness else [])
+    ids = list(dataset_ids) or ([_hub_name(dataset_name)] if dataset_name else [])
+    metrics = list(dict.fromkeys(metric for split in scores.values() for metric in split))
+    own_tags = ["hf-mmalign", "multimodal", method.tag, *map(_hub_name, config.modalities)]
+    named = (dataset_name, ids[0]) if dataset_name else None
     card_data = ModelCardData(
         model_name=name,
         base_model=base_model,
         library_name="hf-mmalign",
         license=license,
+        language=language,
         pipeline_tag=_pipeline_tag(config),
-        datasets=[_hub_name(dataset_name)],
-        metrics=list(metrics) or None,
-        tags=[
-            "hf-mmalign",
-            "multimodal",
-            METHODS[method].tag,
-            *(_hub_name(modality) for modality in config.modalities),
-        ],
-        eval_results=_eval_results(config, dataset_name, scores, robustness, robustness_split) or None,
+        datasets=ids or None,
+        metrics=metrics or None,
+        tags=list(dict.fromkeys([*own_tags, *tags])),
+        eval_results=(named and _eval_results(config, *named, scores, robustness, robustness_split)) or None,
     )
     card = ModelCard.from_template(
         card_data,
         template_path=str(_TEMPLATE),
-        model_name=name,
+        title=model_title or name,
         class_name=type(model).__name__,
         task=_TASKS[config.problem_type],
         modalities=_listed(config.modalities),
         dataset_name=dataset_name,
-        method=METHODS[method],
+        method=method,
         base_model=base_model,
-        settings=_listed([f"`{field}` = {getattr(config, field)}" for field in METHODS[method].settings]),
+        settings=_listed([f"`{field}` = {getattr(config, field)}" for field in method.settings]),
         usage=usage_snippet(config, repo_id or name),
         results=_results_table(scores),
         robustness=robustness and _robustness_section(folder, robustness),
-        definitions=[(METRICS[metric].label, METRICS[metric].definition) for metric in shown if metric in METRICS],
-        recipe=recipe and _recipe_text(recipe),
+        definitions=_definitions([*metrics, *(robustness.metric_names if robustness else [])]),
+        recipe=recipe and _as_yaml(recipe),
+        training_arguments=training_arguments and _as_yaml(training_arguments),
         environment=_environment(),
         unnamed_classes=config.problem_type != "regression" and config.id2label.get(0) == "LABEL_0",
     )
@@ -152,6 +160,20 @@ def usage_snippet(config: Any, repository: str) -> str:
     return "\n".join(lines)
 
 
+def _checked_method(method: str | None, config: Any) -> str:
+    if config.problem_type not in _TASKS:
+        raise ValueError(f"config.problem_type is one of {list(_TASKS)}, not {config.problem_type!r}.")
+    method = method or method_of(config)
+    if method not in METHODS:
+        raise ValueError(f"method is one of {list(METHODS)}, not {method!r}.")
+    return method
+
+
+def _definitions(metrics: list[str]) -> list[tuple[str, str]]:
+    """What each metric is, by its name for readers, once."""
+    return [(METRICS[name].label, METRICS[name].definition) for name in dict.fromkeys(metrics) if name in METRICS]
+
+
 def _scores(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """The clean metrics by split; a loss is no score to compare models by."""
     scores: dict[str, dict[str, float]] = {}
@@ -174,17 +196,21 @@ def _hub_id(name: str | None) -> str | None:
     return name
 
 
-def _recipe_text(recipe: Mapping[str, Any]) -> str:
+def _as_yaml(settings: Mapping[str, Any]) -> str:
     def portable(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: portable(entry) for key, entry in value.items()}
+        if isinstance(value, list):
+            return [portable(entry) for entry in value]
         return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
 
-    values = {key: portable(value) for key, value in recipe.items()}
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100).rstrip()
+    return yaml.safe_dump(portable(settings), sort_keys=False, allow_unicode=True, width=100).rstrip()
 
 
 def _eval_results(
     config: Any,
     dataset_name: str,
+    dataset_id: str,
     scores: Mapping[str, Mapping[str, float]],
     robustness: RobustnessReport | None,
     robustness_split: str,
@@ -193,7 +219,7 @@ def _eval_results(
         return EvalResult(
             task_type=_pipeline_tag(config) or "other",
             task_name=_TASKS[config.problem_type],
-            dataset_type=_hub_name(dataset_name),
+            dataset_type=dataset_id,
             dataset_name=dataset_name,
             dataset_split=split,
             metric_type=metric,

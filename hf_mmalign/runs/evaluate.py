@@ -13,6 +13,7 @@ from ..models.configuration_base import MultimodalConfigMixin
 from ..reporting.files import write_text
 from ..reporting.model_card import write_model_card
 from ..reporting.robustness import RobustnessReport, evaluate_robustness
+from ..trainer.told import scores_of
 from ..trainer.trainer import MultimodalTrainer
 from .build import (
     Arguments,
@@ -112,13 +113,7 @@ def check_split(dataset, split: str) -> None:
 
 
 def score_split(trainer: MultimodalTrainer, dataset, prefix: str) -> dict[str, float]:
-    metrics = trainer.evaluate(dataset, metric_key_prefix=prefix)
-    timing = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-    return {
-        key.removeprefix(f"{prefix}_"): value
-        for key, value in metrics.items()
-        if key.startswith(f"{prefix}_") and not key.endswith(timing)
-    }
+    return scores_of(trainer.evaluate(dataset, metric_key_prefix=prefix), prefix)
 
 
 def robustness_of(model, data, collator, arguments: Arguments, batch_size: int) -> RobustnessReport:
@@ -140,4 +135,6 @@ def robustness_of(model, data, collator, arguments: Arguments, batch_size: int) 
 
 
 def write_card(folder: Path, model, recipe: dict[str, Any], results: dict[str, Any], report) -> None:
-    write_model_card(folder, model, recipe=recipe, results=results, robustness=report, dataset_name=recipe["dataset"])
+    """The card of a recipe's run, which claims of licence, data and title what the recipe says of them."""
+    told = {key: recipe.get(key) for key in ("license", "dataset_name", "model_title")}
+    write_model_card(folder, model, recipe=recipe, results=results, robustness=report, **told)

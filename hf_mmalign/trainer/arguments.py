@@ -38,6 +38,16 @@ class MultimodalTrainingArguments(TrainingArguments):
             "`load_best_model_at_end` and equal evaluation and saving strategies, as EarlyStoppingCallback does."
         },
     )
+    license: str | None = field(
+        default=None,
+        metadata={
+            "help": "For the model card: licence of the weights, as the Hub abbreviates it (mit, cc-by-nc-4.0, …)."
+        },
+    )
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "For the model card: what people call the data, for example 'Hateful Memes'."}
+    )
+    model_title: str | None = field(default=None, metadata={"help": "For the model card: its heading."})
 
     def __post_init__(self):
         super().__post_init__()

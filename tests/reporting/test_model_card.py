@@ -68,17 +68,18 @@ def check_hub_rules(data):
                 assert isinstance(metric["type"], str)
                 assert isinstance(metric["value"], float)
                 assert metric["value"] == metric["value"]
-    for name in data["datasets"]:
+    for name in data.get("datasets", []):
         assert re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", name, flags=re.ASCII)
     assert all(isinstance(tag, str) for tag in data["tags"])
 
 
 def test_metadata_is_what_the_hub_takes(tmp_path):
-    write(tmp_path, vilt(), robustness=make_report(), recipe={"model_name_or_path": "dandelin/vilt-b32-mlm"})
+    recipe = {"model_name_or_path": "dandelin/vilt-b32-mlm"}
+    write(tmp_path, vilt(), robustness=make_report(), recipe=recipe, license="cc-by-nc-4.0")
     data = metadata(tmp_path)
     check_hub_rules(data)
     assert data["library_name"] == "hf-mmalign"
-    assert data["license"] == "apache-2.0"
+    assert data["license"] == "cc-by-nc-4.0"
     assert data["base_model"] == "dandelin/vilt-b32-mlm"
     assert data["pipeline_tag"] == "image-classification"
     assert data["datasets"] == ["hateful-memes"]
@@ -132,6 +133,27 @@ def test_a_card_needs_no_robustness_recipe_or_results(tmp_path):
     assert "\n\n\n" not in text
 
 
+def test_a_card_claims_nothing_it_was_not_told(tmp_path):
+    text = write(tmp_path / "my-model", vilt(), dataset_name=None, robustness=make_report(), recipe={"seed": 7})
+    data = metadata(tmp_path / "my-model")
+    check_hub_rules(data)
+    assert not {"license", "datasets", "model-index", "language", "base_model"} & set(data)
+    assert "# my-model\n" in text
+    assert "from text and image, trained with Wasserstein Modality Alignment (WMA)." in text
+    assert "| test       |" in text
+    assert "None" not in text
+
+
+def test_a_card_claims_what_it_was_told(tmp_path):
+    told = {"license": "mit", "model_title": "Memes, aligned", "language": ["en", "de"], "tags": ["memes"]}
+    text = write(tmp_path, vilt(), dataset_ids=["me/memes"], **told)
+    data = metadata(tmp_path)
+    assert (data["license"], data["language"], data["datasets"]) == ("mit", ["en", "de"], ["me/memes"])
+    assert "memes" in data["tags"]
+    assert {result["dataset"]["type"] for result in data["model-index"][0]["results"]} == {"me/memes"}
+    assert "# Memes, aligned\n" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "method"),
     [({"wma_alpha": 0.0}, "plain"), ({"wma_alpha": 1.0, "wma_beta": 0.0}, "minimise_ot"), ({"wma_alpha": 5.0}, "wma")],
@@ -154,6 +176,7 @@ def test_paths_of_this_machine_stay_here(tmp_path):
     base = tmp_path / "base"
     base.mkdir()
     recipe = {"model_name_or_path": str(base), "output_dir": "/somewhere/runs/wma", "dataset_path": "data/here"}
+    recipe["dataset_options"] = {"files": ["/somewhere/else/table.csv"]}
     text = write(tmp_path / "run", vilt(), recipe=recipe)
     assert "base_model" not in metadata(tmp_path / "run")
     assert str(tmp_path) not in text
