@@ -29,9 +29,12 @@ class Recipe:
     sweep: dict[str, Any]
 
     def override(self, values: dict[str, Any], origin: str) -> "Recipe":
-        """A recipe with these values on top."""
+        """A recipe with these values on top. Other data shed the name that a card would give them."""
         origins = self.origins | dict.fromkeys(values, origin)
-        return dataclasses.replace(self, values=self.values | values, origins=origins)
+        kept = dict(self.values)
+        if "dataset" in values and values["dataset"] != kept.get("dataset"):
+            kept.pop("dataset_name", None)
+        return dataclasses.replace(self, values=kept | values, origins=origins)
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -53,7 +56,8 @@ def _load_recipe(path: Path, descendants: tuple[Path, ...]) -> Recipe:
         chain = (*descendants, path)
         parent = _load_recipe(_base_path(base, chain), chain)
         recipe = dataclasses.replace(parent, path=path)
-        recipe.values.pop("output_dir", None)
+        for key in ("output_dir", "model_title"):  # of that recipe's own model
+            recipe.values.pop(key, None)
     recipe = recipe.override(content, str(path))
     if sweep:
         recipe.sweep = sweep

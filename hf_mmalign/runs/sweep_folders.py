@@ -17,7 +17,8 @@ _UNSAFE = re.compile(r'[<>:"/\\|?*]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
 # Below the 255 bytes of a name on most file systems and the 143 on encrypted ones, with room for what pictures add to it.
 _LONGEST = 120
-# Where things lie, how a run is watched, and an evaluation that can be made up for later: no number depends on them.
+# Where things lie, how a run is watched, what its card says beside numbers, and an evaluation that can be made up for
+# later: no number depends on them.
 _NOT_COMPARED = {
     "output_dir",
     "dataset_path",
@@ -27,6 +28,9 @@ _NOT_COMPARED = {
     "report_to",
     "run_name",
     "log_level",
+    "license",
+    "dataset_name",
+    "model_title",
 }
 
 

@@ -21,7 +21,8 @@ SMALL = ["--max_train_samples", "64", "--max_eval_samples", "32", "--logging_ste
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    assert main(["train", SMOKE, "--output_dir", str(folder), *SMALL]) == 0
+    told = ["--license", "mit", "--dataset_name", "Digits with captions"]
+    assert main(["train", SMOKE, "--output_dir", str(folder), *SMALL, *told]) == 0
     return folder
 
 
@@ -80,6 +81,19 @@ def test_a_run_leaves_everything_that_loading_needs(trained):
     logits = model(**processor(text=["the digit is seven"], images=[picture])).logits
     assert logits.shape == (1, 2)
     assert model.config.id2label.keys() == {0, 1}
+
+
+def test_the_card_says_of_licence_and_data_what_the_command_line_does(trained):
+    card = (trained / "README.md").read_text()
+    assert "\nlicense: mit\n" in card
+    assert "trained on Digits with captions with" in card
+
+
+def test_a_card_of_a_recipe_that_says_nothing_has_no_licence(tmp_path):
+    assert main(["train", SMOKE, "--output_dir", str(tmp_path), *SMALL, "--robustness", "false"]) == 0
+    metadata = (tmp_path / "README.md").read_text().split("---")[1]
+    assert "license:" not in metadata
+    assert "datasets:" not in metadata
 
 
 def test_stock_transformers_loads_the_saved_folder(trained):

@@ -39,6 +39,26 @@ def test_every_recipe_of_the_repository_is_valid(path):
     read_sweep(recipe, {})
 
 
+def test_what_a_card_says_of_data_and_model_is_not_said_of_others(tmp_path):
+    write(tmp_path, "dataset: mmsa\ndataset_name: CMU-MOSI\nmodel_title: The one\nlicense: mit\n", "base.yaml")
+    same = load_recipe(write(tmp_path, "base: base.yaml\ndataset: mmsa\nseed: 1\n")).values
+    assert (same["dataset_name"], same["license"]) == ("CMU-MOSI", "mit")
+    assert "model_title" not in same
+    assert "dataset_name" not in load_recipe(write(tmp_path, "base: base.yaml\ndataset: multibench\n")).values
+    overridden = load_recipe(tmp_path / "base.yaml").override({"dataset": "image-text"}, "the command line")
+    assert "dataset_name" not in overridden.values
+    named = overridden.override({"dataset": "mmimdb", "dataset_name": "MM-IMDb"}, "the command line")
+    assert named.values["dataset_name"] == "MM-IMDb"
+
+
+def test_a_recipe_on_a_file_format_says_which_data_it_is_for():
+    said = {path.name: load_recipe(path).values.get("dataset_name") for path in RECIPES}
+    assert said["mosei.yaml"] == said["mosei-ablations.yaml"] == "CMU-MOSEI"
+    assert said["sims.yaml"] == "CH-SIMS"
+    assert said["mosi-official.yaml"] == "CMU-MOSI"
+    assert all(name is not None or "smoke" in file or file == "demo.yaml" for file, name in said.items()), said
+
+
 def test_values_become_what_the_field_asks_for(tmp_path):
     text = "rate: 2e-5\nsteps: 3\nratios: [0, 0.5, 1]\nsize: 8\nname: null\n"
     assert parse(tmp_path, text) == {"rate": 2e-5, "steps": 3, "ratios": [0.0, 0.5, 1.0], "size": 8, "name": None}
