@@ -1,9 +1,14 @@
-"""The order of the rooms: imports run one way, and no two files import each other."""
+"""The order of the rooms: imports run one way, no two files import each other; and what tests keep to."""
 
 import ast
+import os
 from pathlib import Path
 
+import torch
+
 PACKAGE = Path(__file__).resolve().parents[1] / "hf_mmalign"
+TESTS = Path(__file__).resolve().parent
+RESULTS = {"logits", "loss", "losses", "hidden_states", "last_hidden_state", "pooler_output"}
 
 # What each room may import beside itself; `data` knows no models.
 ALLOWED = {
@@ -62,3 +67,23 @@ def test_evaluation_neither_draws_nor_writes():
     for path in sorted((PACKAGE / "evaluation").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         assert not [word for word in ("matplotlib", "write_text", "open(", "save_figure") if word in text], path
+
+
+def exact_comparisons(path: Path) -> list[str]:
+    """Lines with `torch.equal` on what a model computed."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    equal = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "equal"]
+    return [
+        f"{path.relative_to(TESTS)}:{call.lineno}"
+        for call in equal
+        if any(isinstance(node, ast.Attribute) and node.attr in RESULTS for node in ast.walk(call))
+    ]
+
+
+def test_no_test_compares_results_of_a_model_bit_by_bit():
+    """A model read from a file lies elsewhere in memory, and some CPUs then round the last bit of a product otherwise."""
+    assert [line for path in sorted(TESTS.rglob("test_*.py")) for line in exact_comparisons(path)] == []
+
+
+def test_each_process_of_the_suite_computes_with_as_many_threads_as_it_is_told():
+    assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])

@@ -70,16 +70,16 @@ def test_auto_classes_reload_the_same_model(tmp_path):
     assert AutoConfig.from_pretrained(tmp_path).wma_beta == 1.3
     assert again.wma.reference.item() == pytest.approx(0.7)
     batch = ragged_batch()
-    assert torch.equal(model(**batch).logits, again(**batch).logits)
+    torch.testing.assert_close(model(**batch).logits, again(**batch).logits)
 
 
 def test_evaluation_is_deterministic_even_where_patches_are_left_out():
     model = build(max_image_length=5).eval()
     batch = ragged_batch()
-    assert torch.equal(model(**batch).logits, model(**batch).logits)
+    torch.testing.assert_close(model(**batch).logits, model(**batch).logits)
     assert model.embed_modalities(**batch)["image"].content_mask.sum(dim=1).tolist() == [5, 5, 5]
     model.train()
-    assert not torch.equal(model(**batch).logits, model(**batch).logits)
+    assert not torch.allclose(model(**batch).logits, model(**batch).logits)
     assert model.embed_modalities(**batch)["image"].content_mask.sum(dim=1).tolist() == [5, 5, 5]
 
 
@@ -141,7 +141,7 @@ def test_gradient_checkpointing_changes_no_gradient():
     for checkpointing in (False, True):
         model = build(wma_beta=0.0).train()
         if checkpointing:
-            model.activation_checkpointing_enable()
+            model.gradient_checkpointing_enable()  # the name that all of transformers 5 has
         model(**batch).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
@@ -209,7 +209,7 @@ def test_outputs_that_users_of_transformers_expect():
     assert output.losses is None
     as_tuple = model(**ragged_batch(), return_dict=False)
     assert isinstance(as_tuple, tuple)
-    assert torch.equal(as_tuple[0], output.logits)
+    torch.testing.assert_close(as_tuple[0], output.logits)
 
 
 def test_loading_a_stock_checkpoint_does_not_warn_of_its_type(stock_folder, caplog):

@@ -198,7 +198,7 @@ def test_leading_dimensions(solver):
 
 def test_auto_is_the_hybrid_on_the_cpu():
     cost = ot.cosine_cost(*tokens("random", 2, 30, 40))
-    torch.testing.assert_close(ot.solve(cost).plan, ot.solve(cost, solver="hybrid").plan, rtol=0, atol=0)
+    torch.testing.assert_close(ot.solve(cost).plan, ot.solve(cost, solver="hybrid").plan)  # others: 6e-3 off
 
 
 def test_hybrid_sends_to_the_simplex_what_it_cannot_prove():
