@@ -8,6 +8,7 @@ from .. import __version__
 from . import data, plot
 
 _ANY_ARGUMENT = "Any key of a recipe can be given as `--key value` and wins over the recipe's."
+_RECIPE = "a YAML file, or the name of a recipe that comes with the package, such as wma/smoke: see hf-mmalign recipes"
 
 _ANY_FOLDER = "A folder without recipe.yaml, saved by a script of your own, needs `--dataset NAME --dataset_path PATH`."
 
@@ -34,13 +35,13 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hf-mmalign",
         description="Fine-tune multimodal transformers that are aligned, balanced and robust.",
-        epilog="Documentation and recipes: README.md of the repository.",
+        epilog="Documentation: README.md of the repository.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     command = _add(subparsers, "train", _train, "train, evaluate and save what a recipe says", _ANY_ARGUMENT)
-    command.add_argument("recipe", metavar="RECIPE.yaml")
+    command.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
     command.add_argument(
         "--list-arguments", action="store_true", help="print every key of this recipe's model, and stop"
     )
@@ -54,8 +55,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "validation is reported on test. `--folds 6` repeats all of it over the folds of a data set that has them. "
         "A killed sweep goes on where it stopped when called again. " + _ANY_ARGUMENT,
     )
-    command.add_argument("recipe", metavar="RECIPE.yaml")
-
+    command.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
     command.add_argument("--jobs", type=int, default=1, help="runs at a time, sharing the processors (default: 1)")
 
     command = _add(subparsers, "evaluate", _evaluate, "metrics of a saved folder", f"{_ANY_FOLDER} {_ANY_ARGUMENT}")
@@ -72,6 +72,10 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("folder", metavar="FOLDER", help="output_dir of a run, or where a Trainer saved a model")
     command.add_argument("--split", default="test", help="split to evaluate (default: test)")
+
+    help_text = "list the recipes that come with the package"
+    command = subparsers.add_parser("recipes", help=help_text, description=help_text.capitalize() + ".")
+    command.set_defaults(run=_recipes)
 
     data.add_parser(subparsers)
     plot.add_parser(subparsers)
@@ -123,6 +127,13 @@ def _sweep(args, rest: list[str]) -> int:
     print((sweep.folder / "sweep.md").read_text(encoding="utf-8"))
     plots = ", ".join(sorted(path.name for path in sweep.folder.glob("*.png")))
     print(f"saved in {sweep.folder}: sweep.md, sweep.json{', ' if plots else ''}{plots}, and a folder per run")
+    return 0
+
+
+def _recipes(args) -> int:
+    from ..runs.packaged_recipes import describe_recipes
+
+    print(describe_recipes())
     return 0
 
 

@@ -10,6 +10,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ..data.errors import shown
+from .packaged_recipes import find_recipe, nearest_names
 from .strict_yaml import LONGEST, parse_yaml
 
 _MOST_BASES = 20
@@ -37,9 +38,20 @@ class Recipe:
         return dataclasses.replace(self, values=kept | values, origins=origins)
 
 
-def load_recipe(path: str | Path) -> Recipe:
-    """Read a recipe and, first, the recipe that its `base` key names relative to it."""
-    return _load_recipe(Path(path), ())
+def load_recipe(recipe: str | Path, folder: str | Path = "") -> Recipe:
+    """Read a recipe and, first, the recipe that its `base` key names relative to it.
+
+    Args:
+        recipe (`str`): A file, or the name of a recipe that comes with the package, such as `wma/smoke`.
+        folder (`str`): What a relative path is relative to.
+
+    Raises:
+        RecipeError: If it, or a base, is neither, or cannot be read.
+    """
+    path = find_recipe(recipe, Path(folder))
+    if not os.path.exists(path):
+        raise RecipeError(f"{path}: No such file; a recipe is expected.{nearest_names(path)}")
+    return _load_recipe(path, ())
 
 
 def _load_recipe(path: Path, descendants: tuple[Path, ...]) -> Recipe:
@@ -62,15 +74,18 @@ def _load_recipe(path: Path, descendants: tuple[Path, ...]) -> Recipe:
     if sweep:
         recipe.sweep = sweep
         recipe.origins["sweep"] = str(path)
-    recipe.values.setdefault("output_dir", f"runs/{path.parent.name}-{path.stem}")
+    recipe.values.setdefault("output_dir", f"runs/{f'{path.parent.name}-{path.stem}'.lstrip('-')}")
     return recipe
 
 
 def _base_path(base: Any, chain: tuple[Path, ...]) -> Path:
     """Where the base of the last recipe of `chain` is; each of the chain is the base of the one before it."""
     if not isinstance(base, str) or not base or "\0" in base:
-        raise RecipeError(f"{chain[-1]}: base is {shown(base)}; expected the path of a recipe, relative to this one.")
-    path = chain[-1].parent / base
+        raise RecipeError(
+            f"{chain[-1]}: base is {shown(base)}; expected the path of a recipe, relative to this one, or the name of one "
+            "that comes with the package."
+        )
+    path = find_recipe(base, chain[-1].parent)
     if os.path.realpath(path) in map(os.path.realpath, chain):
         raise RecipeError(f"{chain[-1]}: base leads back to where it started: {' -> '.join(map(str, (*chain, path)))}.")
     if len(chain) > _MOST_BASES:

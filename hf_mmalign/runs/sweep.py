@@ -131,7 +131,7 @@ def _read_variant(recipe: Recipe, name: str, values: Any, overrides: dict[str, A
     values = dict(values or {})
     base = values.pop("base", None)
     if base is not None:
-        recipe = load_recipe(Path(origin).parent / str(base))
+        recipe = load_recipe(str(base), Path(origin).parent)
     recipe = recipe.override(overrides, "the command line")
     misplaced = [key for key in _OF_THE_SWEEP if key in values | grid]
     if misplaced:
