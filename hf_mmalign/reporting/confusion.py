@@ -7,7 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
-from .plots import is_dark
+from .plots import is_dark, put_title
+
+_LONGEST_NAME = 32
 
 
 def plot_confusion_matrix(
@@ -26,21 +28,27 @@ def plot_confusion_matrix(
     size = len(class_names)
     counts = confusion_matrix(true, predicted, labels=range(size))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(2.6 + 0.62 * size, 2.0 + 0.5 * size), layout="constrained")
+    names = [name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…" for name in class_names]
+    longest = max(map(len, names))
+    upright = longest <= 4
+    # Room for the cells, the colour bar and, at some 0.08 inches a letter, the names beside and, slanted, below.
+    width = max(2.2, 0.62 * size) + 2.6 + 0.08 * longest
+    height = max(1.6, 0.5 * size) + 1.2 + (0.3 if upright else 0.06 * longest)
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap=mpl.colormaps["Blues"], vmin=0, vmax=1, aspect="auto")
     for row, column in np.ndindex(*counts.shape):
         if counts[row, column]:
             colour = "white" if is_dark(image.to_rgba(shares[row, column])) else "black"
             axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=9, color=colour)
-    long_names = max(map(len, class_names)) > 4
-    axes.set_xticks(range(size), class_names, rotation=45 if long_names else 0, ha="right" if long_names else "center")
-    axes.set_yticks(range(size), [f"{name} ({total})" for name, total in zip(class_names, counts.sum(1), strict=True)])
+    slant = {"ha": "center"} if upright else {"ha": "right", "rotation": 45, "rotation_mode": "anchor"}
+    axes.set_xticks(range(size), names, **slant)
+    axes.set_yticks(range(size), [f"{name} ({total})" for name, total in zip(names, counts.sum(1), strict=True)])
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (samples)")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title(title, loc="left", fontsize=11)
+    put_title(figure, title)
     bar = figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.06, pad=0.02)
     bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     bar.outline.set_visible(False)

@@ -5,6 +5,7 @@ Every `plot_…` returns a `matplotlib.figure.Figure`; :func:`save_figure` write
 
 import math
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -88,6 +89,7 @@ def plot_report(report: RobustnessScores) -> Figure:
         return figure
     left, right = figure.subplots(1, 2, width_ratios=(bars, 4.6))
     _draw_bars(left, models, None)
+    left.set_title("clean and disturbed", loc="left", fontsize=11)
     _draw_curves(right, {m: report.curve(m) for m in report.settings.modalities})
     right.set_title("modality missing", loc="left", fontsize=11)
     right.set_ylabel(_axis_label(models, None))
@@ -125,7 +127,7 @@ def plot_heat_map(
     if not np.isfinite(grid).any():
         raise ValueError("The grid holds no number to plot.")
     rows, columns = grid.shape
-    figure = Figure(figsize=(2.4 + 0.72 * columns, 1.7 + 0.5 * rows), layout="constrained")
+    figure = Figure(figsize=(2.4 + max(1.6, 0.72 * columns), 1.7 + 0.5 * rows), layout="constrained")
     axes = figure.add_subplot()
     # The darker cell is always the better one.
     colour_map = mpl.colormaps["Blues_r" if greater_is_better is False else "Blues"]
@@ -150,7 +152,7 @@ def plot_heat_map(
     axes.set_ylabel(row_name, rotation=0 if len(row_name) < 3 else 90, labelpad=10)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title(title, loc="left", fontsize=11)
+    put_title(figure, title)
     figure.colorbar(image, ax=axes, label=metric_label(metric, greater_is_better), fraction=0.06, pad=0.02)
     return figure
 
@@ -195,6 +197,16 @@ def plot_training_curves(log_history: Sequence[Mapping[str, float]], components:
         panel.remove()
     _legend_above(figure, panels[0], 2)
     return figure
+
+
+def put_title(figure: Figure, title: str) -> None:
+    """A heading above everything, in as many lines as the figure's width asks for.
+
+    The title of axes would be cut at the figure's edge, and its width would push the colour bar out of place.
+    """
+    if title:
+        letters = int(figure.get_figwidth() / 0.09)  # of 11 points
+        figure.suptitle(textwrap.fill(title, letters), x=0.02, ha="left", fontsize=11)
 
 
 def is_dark(rgba: Sequence[float]) -> bool:

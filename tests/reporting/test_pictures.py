@@ -7,7 +7,7 @@ from hf_mmalign.reporting.confusion import plot_confusion_matrix
 from hf_mmalign.reporting.modality_gap import modality_gaps, plot_modality_gap
 from hf_mmalign.reporting.sweep_grid import plot_sweep_grid
 
-from .test_plots import drawn, overlaps, texts
+from .test_plots import assert_all_in_view, drawn, overlaps, texts
 
 
 def test_cells_hold_counts_and_colours_shares_of_the_true_class():
@@ -25,6 +25,20 @@ def test_labels_of_many_classes_do_not_overlap():
     figure = plot_confusion_matrix(np.arange(12), np.arange(12), names)
     renderer = drawn(figure)
     assert not overlaps(figure.axes[0].get_yticklabels(), renderer)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["no", "yes"], ["a very long name of a class indeed", "b", "another one of many words, as in a survey"], ["only"]],
+)
+def test_long_names_and_titles_are_all_in_view(names):
+    ids = np.arange(len(names))
+    title = "seed=0, learning_rate=1e-3,wma_alpha=1.0, test: 70.0 % of 400 on the diagonal"
+    figure = plot_confusion_matrix(ids, ids, names, title=title)
+    assert title in [text.replace("\n", " ") for text in texts(figure)]
+    assert_all_in_view(figure)
+    cells = figure.axes[0].get_window_extent(drawn(figure))
+    assert cells.width > figure.bbox.width / 3, "the matrix, not its names, is what the picture shows"
 
 
 def test_the_gap_is_the_distance_of_centroids_on_the_unit_sphere():

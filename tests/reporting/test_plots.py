@@ -35,6 +35,18 @@ def overlaps(labels, renderer):
     return any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
 
 
+def assert_all_in_view(figure):
+    """No text is cut at the figure's edge, and the colour bar's label stands clear of its numbers."""
+    renderer = drawn(figure)
+    boxes = [text.get_window_extent(renderer) for text in figure.texts]
+    for box in [*boxes, *(axes.get_tightbbox(renderer) for axes in figure.axes)]:
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+    bar = figure.axes[-1]
+    label = bar.yaxis.label.get_window_extent(renderer)
+    assert not any(label.overlaps(tick.get_window_extent(renderer)) for tick in bar.get_yticklabels())
+
+
 def bar_heights(axes):
     return [
         [bar.get_height() for bar in container] for container in axes.containers if hasattr(container[0], "get_height")
@@ -66,7 +78,7 @@ def test_labels_of_bars_do_not_overlap(models):
 
 def test_a_report_has_bars_and_curves():
     figure = plot_report(make_report())
-    assert len(figure.axes) == 2
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["clean and disturbed", "modality missing"]
     curve = figure.axes[1].lines[1]
     assert curve.get_label() == "image"
     assert curve.get_xdata().tolist() == [0, 0.5, 1]
@@ -113,6 +125,13 @@ def test_numbers_of_a_heat_map_stand_out_from_their_cell():
     colours = [text.get_color() for text in axes.texts]
     assert colours[0] == "black"
     assert colours[-1] == "white"
+
+
+def test_a_long_title_of_a_heat_map_is_all_there():
+    title = "a variant with a long name: validation, hidden_size = 4, num_hidden_layers = 2"
+    figure = plot_heat_map([[0.1, 0.2]], ["1e-3"], [1, 2], row_name="learning_rate", metric="accuracy", title=title)
+    assert title in [text.replace("\n", " ") for text in texts(figure)]
+    assert_all_in_view(figure)
 
 
 def test_heat_maps_of_equal_values_and_none():
