@@ -61,6 +61,8 @@ def has_recipe(folder: str | Path) -> bool:
 def _recipe_of(folder: Path) -> Recipe:
     """The recipe in a folder, or what stands for it in the config."""
     if has_recipe(folder):
+        if not (folder / CONFIG_NAME).exists():
+            raise RecipeError(f"{folder} holds a {RECIPE} but no {CONFIG_NAME} yet: its training has not ended.")
         return Recipe(folder / RECIPE, read_values(folder / RECIPE), {}, {})
     if not (folder / CONFIG_NAME).exists():
         raise RecipeError(

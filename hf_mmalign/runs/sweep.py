@@ -92,6 +92,8 @@ def read_sweep(recipe: Recipe, overrides: dict[str, Any], jobs: int = 1) -> Swee
     overrides = dict(overrides)
     seeds = _listed(overrides.pop("seed", None), section.get("seeds"), recipe.values.get("seed"), 42)
     selection_seeds = _listed(overrides.pop("selection_seeds", None), section.get("selection_seeds"), seeds[:1])
+    for key, found in (("seeds", seeds), ("selection_seeds", selection_seeds)):
+        _check_seeds(key, found, origin)
     folds = _read_folds(overrides.pop("folds", section.get("folds")), origin)
     reference = overrides.pop("reference", section.get("reference"))
     grid = {key: value for key, value in overrides.items() if isinstance(value, list)}
@@ -109,6 +111,14 @@ def _listed(*candidates: Any) -> list[Any]:
     """The first that is given, as a list."""
     value = next(value for value in candidates if value is not None)
     return value if isinstance(value, list) else [value]
+
+
+def _check_seeds(key: str, seeds: list[Any], origin: str) -> None:
+    """A seed names a folder, and a repeated one would count twice."""
+    if not seeds or any(type(seed) is not int for seed in seeds):
+        raise RecipeError(f"{origin}: {key} is {seeds!r}; expected a list of whole numbers such as [0, 1, 2].")
+    if len(set(seeds)) < len(seeds):
+        raise RecipeError(f"{origin}: {key} names one twice: {seeds}")
 
 
 def _read_folds(value: Any, origin: str) -> list[int | None]:

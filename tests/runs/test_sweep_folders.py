@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hf_mmalign.cli.main import main
 from hf_mmalign.runs import sweep as sweeps
+from hf_mmalign.runs.evaluate import load_run
 from hf_mmalign.runs.recipe import RecipeError, load_recipe
 from hf_mmalign.runs.sweep import Run, Sweep, read_sweep, run_sweep
 from hf_mmalign.runs.sweep_folders import cell_folders
@@ -190,6 +191,8 @@ def test_a_killed_run_does_not_go_on_with_another_recipe(tmp_path, monkeypatch, 
         patch.setattr(sweeps, "train", killed)
         with pytest.raises(KeyboardInterrupt):
             run_sweep(read(tmp_path, {"seeds": [0]}))
+    with pytest.raises(RecipeError, match=r"recipe.yaml but no config.json yet: its training has not ended"):
+        load_run(tmp_path / "out" / "sweep" / "seed=0")
     with pytest.raises(RecipeError, match="hidden_size is 8 there and 16 here"):
         run_sweep(read(tmp_path, {"seeds": [0]}, {"hidden_size": 16}))
     run_sweep(read(tmp_path, {"seeds": [0]}))
