@@ -9,18 +9,21 @@ import functools
 import importlib.abc
 import importlib.machinery
 import sys
+from collections.abc import Callable
+from types import ModuleType
 
-# The loading methods that meet a model or processor type before any other does.
-_ENTRIES = {
-    "transformers.models.auto.configuration_auto": ("AutoConfig", ("from_pretrained", "for_model")),
-    "transformers.models.auto.processing_auto": ("AutoProcessor", ("from_pretrained",)),
-}
+from .stock_pipelines import refuse_partial_samples
 
 
 @functools.cache
 def register() -> None:
     """Register every config, model and processor of the package with the Auto classes. Idempotent."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoProcessor
+    from transformers import (
+        AutoConfig,
+        AutoModelForImageClassification,
+        AutoModelForSequenceClassification,
+        AutoProcessor,
+    )
 
     from ..data.processor import MultimodalProcessor
     from .decalign.modeling_decalign import DecAlignForSequenceClassification
@@ -37,6 +40,20 @@ def register() -> None:
         AutoConfig.register(model.config_class.model_type, model.config_class, exist_ok=True)
         AutoModelForSequenceClassification.register(model.config_class, model, exist_ok=True)
         AutoProcessor.register(model.config_class, MultimodalProcessor, exist_ok=True)
+    # Loaded, an image-classification pipeline refuses it with our words; else transformers says that it is no such model.
+    vilt = ViltWmaForSequenceClassification
+    AutoModelForImageClassification.register(vilt.config_class, vilt, exist_ok=True)
+
+
+def _registering(**entries: tuple[str, ...]) -> Callable[[ModuleType], None]:
+    """Has the named class methods of a module's classes register our models before they do anything."""
+
+    def wrap(module: ModuleType) -> None:
+        for class_name, methods in entries.items():
+            for method in methods:
+                _register_before(getattr(module, class_name), method)
+
+    return wrap
 
 
 def _register_before(owner: type, method: str) -> None:
@@ -50,17 +67,20 @@ def _register_before(owner: type, method: str) -> None:
     setattr(owner, method, type(owner.__dict__[method])(registering))  # a class or static method as before
 
 
-def _wrap_entries(module_name: str) -> None:
-    class_name, methods = _ENTRIES[module_name]
-    for method in methods:
-        _register_before(getattr(sys.modules[module_name], class_name), method)
+# What is done with a module of a library right after its import.
+_AFTER_IMPORT: dict[str, Callable[[ModuleType], None]] = {
+    # The methods that meet a model or processor type before any other does.
+    "transformers.models.auto.configuration_auto": _registering(AutoConfig=("from_pretrained", "for_model")),
+    "transformers.models.auto.processing_auto": _registering(AutoProcessor=("from_pretrained",)),
+    "transformers.pipelines.base": refuse_partial_samples,
+}
 
 
-class _AutoModuleFinder(importlib.abc.MetaPathFinder):
-    """Finds the Auto modules where Python does, and has their loading methods wrapped right after their execution."""
+class _ModuleFinder(importlib.abc.MetaPathFinder):
+    """Finds these modules where Python does, and adds to their execution what is to be done after it."""
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname not in _ENTRIES:
+        if fullname not in _AFTER_IMPORT:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
@@ -69,15 +89,15 @@ class _AutoModuleFinder(importlib.abc.MetaPathFinder):
 
         def exec_module(module):
             execute(module)
-            _wrap_entries(fullname)
+            _AFTER_IMPORT[fullname](module)
 
         spec.loader.exec_module = exec_module
         return spec
 
 
 def register_on_first_use() -> None:
-    """Make ``AutoConfig``, ``AutoModelForSequenceClassification`` and ``AutoProcessor`` know our model types when asked."""
-    sys.meta_path.insert(0, _AutoModuleFinder())
-    for name in _ENTRIES:
+    """Make the Auto classes know our model types when asked, whenever transformers is imported."""
+    sys.meta_path.insert(0, _ModuleFinder())
+    for name, after_import in _AFTER_IMPORT.items():
         if name in sys.modules:
-            _wrap_entries(name)
+            after_import(sys.modules[name])
