@@ -53,7 +53,8 @@ def _build_parser() -> argparse.ArgumentParser:
         "run a grid or a comparison of variants",
         "Several values of a key span a grid: `--wma_alpha 0.1 1 5 --wma_beta 0.6 1 2 --seed 0 1 2`. The best cell on "
         "validation is reported on test. `--folds 6` repeats all of it over the folds of a data set that has them. "
-        "A killed sweep goes on where it stopped when called again. " + _ANY_ARGUMENT,
+        "Variants are compared with the first one, or with `--reference NAME`. A killed sweep goes on where it stopped "
+        "when called again; a finished one is reported anew. " + _ANY_ARGUMENT,
     )
     command.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
     command.add_argument("--jobs", type=int, default=1, help="runs at a time, sharing the processors (default: 1)")

@@ -177,6 +177,7 @@ def test_what_changes_no_number_may_differ(tmp_path, trained):
     moved.mkdir()
     shutil.move(tmp_path / "out", moved / "out")
     same = {"learning_rate": 0.001, "dataset_path": "there", "disable_tqdm": True, "normalize_features": False}
+    same |= {"dataset_name": "Toys", "model_title": "Mine", "license": "mit"}
     outcome = run_sweep(read(moved, {"seeds": [0]}, same))
     assert len(trained) == 1
     assert outcome["variants"]["sweep"]["runs"]["0"]["test"]["accuracy"] == 1e-3
