@@ -65,14 +65,15 @@ def transport_loss(
     uniform = torch.full_like(marginals, 1 / marginals.shape[1])
     marginals = torch.where(counted.unsqueeze(1), marginals.detach(), uniform)
     joint = joint_cost(costs)
-    mean_cost = joint.detach().mean().clamp(min=torch.finfo(joint.dtype).tiny)
-    relative = epsilon if epsilon_scale == "mean_cost" else epsilon / mean_cost
-    plan = ot.multi_marginal(joint.detach(), marginals, epsilon=relative, iterations=iterations).plan
+    plan = ot.multi_marginal(
+        joint.detach(), marginals, epsilon, epsilon_scale=epsilon_scale, iterations=iterations
+    ).plan
     value = (plan * joint).sum()
     if entropy:
         # Of the plan between those that take part: the others' uniform marginals are independent of it.
         information = torch.xlogy(plan, plan).sum() + math.log(marginals.shape[1]) * (~counted).sum()
-        value = value + relative * mean_cost * (information - 1) * (counted.sum() > 1)
+        strength = epsilon * joint.detach().mean() if epsilon_scale == "mean_cost" else epsilon
+        value = value + strength * (information - 1) * (counted.sum() > 1)
     return value, plan
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from .problem import Problem
 from .rounding import round_to_marginals
 from .sinkhorn import sinkhorn
+from .values import values_at_hand
 
 # Strength (in units of the costs' spread) and iterations of the entropic plan to start from, and how much of the
 # product plan to mix in: the start must lie well inside the polytope.
@@ -76,7 +77,7 @@ def _solve(problem: Problem, tolerance: float, iterations: int) -> tuple[Tensor,
             error = torch.where(better, new_error, error)
             if not left:
                 break
-            if cost.device.type == "cpu":
+            if values_at_hand(cost):
                 value = (best[0] * centred.cost).sum((-2, -1), keepdim=True) + constant
                 if bool(((error <= _MARGIN * tolerance * value.abs() + rounding) | ~constant.isfinite()).all()):
                     break

@@ -1,14 +1,16 @@
 """Multi-marginal entropic optimal transport in the log domain."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from .costs import full_precision, no_autocast
 from .rounding import round_to_marginals
+from .values import values_at_hand
 
+EpsilonScale = Literal["mean_cost", "absolute"]
 _CHECK_EVERY = 5
 
 
@@ -40,6 +42,7 @@ def multi_marginal(
     marginals: Sequence[Tensor],
     epsilon: float = 0.1,
     *,
+    epsilon_scale: EpsilonScale = "mean_cost",
     iterations: int = 1000,
     tolerance: float = 1e-5,
     unroll: bool = False,
@@ -52,7 +55,9 @@ def multi_marginal(
     Args:
         cost: (…, K_1, …, K_M) with M >= 2 marginals, any floating dtype; solved in fp32 (fp64 if given).
         marginals: M nonnegative weights (…, K_m), 0 for absent entries; normalised to sum 1.
-        epsilon: entropic strength relative to the mean absolute cost over entries with weight.
+        epsilon: entropic strength ε, positive.
+        epsilon_scale: ``"mean_cost"`` takes it relative to the mean absolute cost over entries with weight,
+            ``"absolute"`` in units of the cost.
         iterations: at most so many rounds over all marginals.
         tolerance: on the CPU, where looking costs nothing, stop when the marginals are off by less than this (L1).
             Elsewhere all iterations are run, so lower ``iterations`` to what the problem needs.
@@ -67,6 +72,14 @@ def multi_marginal(
                          f"{cost.dtype} {tuple(cost.shape)}")  # fmt: skip
     if not epsilon > 0:
         raise ValueError(f"epsilon must be positive, got {epsilon}")
+    if epsilon_scale not in get_args(EpsilonScale):
+        raise ValueError(f"epsilon_scale must be one of {', '.join(get_args(EpsilonScale))}; got {epsilon_scale!r}")
+    options = (epsilon, epsilon_scale, iterations, tolerance)
+    if torch.compiler.is_compiling() and not unroll:
+        plan = _plan_operator(cost.detach(), [marginal.detach() for marginal in marginals], *options)
+        with no_autocast(cost.device):
+            value = (plan * full_precision(cost).masked_fill(plan == 0, 0)).sum(tuple(range(-count, 0)))
+        return MultiMarginalResult(plan, value, count)
     batch, sizes = cost.shape[: cost.dim() - count], cost.shape[cost.dim() - count :]
     with no_autocast(cost.device):
         flat = full_precision(cost).reshape(-1, *sizes) if batch else full_precision(cost).unsqueeze(0)
@@ -76,20 +89,44 @@ def multi_marginal(
         present = _outer([w > 0 for w in weights])
         flat = flat.masked_fill(~present, 0)
         with torch.set_grad_enabled(unroll and torch.is_grad_enabled()):
-            plan = _sinkhorn(flat, weights, present, epsilon, iterations, tolerance)
+            plan = _sinkhorn(flat, weights, present, *options)
             plan = round_to_marginals(plan, weights)
         value = (plan * flat).flatten(1).sum(-1)
     return MultiMarginalResult(plan.reshape(cost.shape), value.reshape(batch), count)
 
 
+# Hundreds of small steps would take minutes to compile.
+@torch.library.custom_op("hf_mmalign::multi_marginal", mutates_args=())
+def _plan_operator(
+    cost: Tensor, marginals: Sequence[Tensor], epsilon: float, epsilon_scale: str, iterations: int, tolerance: float
+) -> Tensor:
+    """The plan as one operator of a compiled graph."""
+    options = {"epsilon_scale": epsilon_scale, "iterations": iterations, "tolerance": tolerance}
+    return multi_marginal(cost, marginals, epsilon, **options).plan
+
+
+@_plan_operator.register_fake
+def _(cost: Tensor, *_) -> Tensor:
+    return full_precision(cost).new_empty(cost.shape)
+
+
 def _sinkhorn(
-    cost: Tensor, weights: list[Tensor], present: Tensor, epsilon: float, iterations: int, tolerance: float
+    cost: Tensor,
+    weights: list[Tensor],
+    present: Tensor,
+    epsilon: float,
+    epsilon_scale: EpsilonScale,
+    iterations: int,
+    tolerance: float,
 ) -> Tensor:
     """Plan (B, K_1, …, K_M) from cyclic log-domain scalings of ⊗ marginals · exp(−cost / ε)."""
     axes = list(range(1, cost.dim()))
-    mean = cost.abs().sum(axes, keepdim=True) / present.sum(axes, keepdim=True).clamp_min(1)
-    # Where every cost is 0 so is the exponent, whatever the divisor.
-    exponent = -cost / (epsilon * mean.where(mean > 0, torch.ones_like(mean)))
+    strength = epsilon
+    if epsilon_scale == "mean_cost":
+        mean = cost.abs().sum(axes, keepdim=True) / present.sum(axes, keepdim=True).clamp_min(1)
+        # Where every cost is 0 so is the exponent, whatever the divisor.
+        strength = epsilon * mean.where(mean > 0, torch.ones_like(mean))
+    exponent = -cost / strength
     log_weights = [w.where(w > 0, torch.ones_like(w)).log() for w in weights]
     prior = sum(_place(log_weights[k], k, len(axes)) for k in range(len(axes)))
     exponent = (exponent + prior).masked_fill(~present, -float("inf"))
@@ -103,7 +140,7 @@ def _sinkhorn(
             log_plan = log_plan + _place(update, k, len(axes))
             if iteration % _CHECK_EVERY == 0:
                 off.append((weights[k] * update.detach().neg().expm1()).abs().sum(-1))
-        if off and cost.device.type == "cpu" and not bool((sum(off) > tolerance).any()):
+        if off and values_at_hand(cost) and not bool((sum(off) > tolerance).any()):
             break
     return log_plan.exp()
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .costs import full_precision
+from .values import values_at_hand
 
 
 class TransportResult(NamedTuple):
@@ -107,7 +108,7 @@ def _weights(name: str, weights: Tensor | None, shape: tuple[int, ...], cost: Te
     except RuntimeError:
         raise ValueError(f"{name} must have (or broadcast to) the shape {shape}, got {tuple(weights.shape)}") from None
     # Reading a value on an accelerator would stall it, so only CPU tensors are checked; elsewhere negatives count as 0.
-    if weights.device.type == "cpu" and not bool(((weights >= 0) & weights.isfinite()).all()):
+    if values_at_hand(weights) and not bool(((weights >= 0) & weights.isfinite()).all()):
         raise ValueError(f"{name} must hold nonnegative finite weights (0 is padding)")
     return weights.clamp_min(0).reshape(cost.shape[0], shape[-1])
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .certificates import lower_bound
-from .costs import no_autocast
+from .costs import full_precision, no_autocast
 from .exact import exact
 from .hybrid import hybrid
 from .interior_point import interior_point
@@ -15,6 +15,8 @@ from .problem import Problem, TransportResult
 from .shortlist import shortlist
 
 Solver = Literal["auto", "hybrid", "shortlist", "interior_point", "exact", "ipot"]
+# Unless the caller says otherwise; the others need no limit.
+_ITERATIONS = {"interior_point": 14, "ipot": 50}
 
 
 def solve(
@@ -70,22 +72,59 @@ def solve(
         raise ValueError(f"solver must be one of {', '.join(get_args(Solver))}; got {solver!r}")
     if unroll and solver != "ipot":
         raise ValueError(f'unroll needs solver="ipot": the plan of {solver!r} is piecewise constant in the cost')
+    options = (solver, tolerance, iterations or _ITERATIONS.get(solver, 0), step, certificate)
+    if torch.compiler.is_compiling() and not unroll:
+        return _solve_in_graph(cost, a, b, options)
     with no_autocast(cost.device):
         problem = Problem.build(cost, a, b)
         with torch.set_grad_enabled(unroll and torch.is_grad_enabled()):
-            plan, f = _call(solver, problem, tolerance, iterations, step, certificate)
+            plan, f = _call(problem, *options)
         value = (plan * problem.cost).sum((-2, -1))
         bound = lower_bound(problem, f).reshape(cost.shape[:-2]) if certificate else None
         return TransportResult(plan.reshape(cost.shape), value.reshape(cost.shape[:-2]), bound)
 
 
+def _solve_in_graph(cost: Tensor, a: Tensor | None, b: Tensor | None, options: tuple) -> TransportResult:
+    """:func:`solve` as one operator of a compiled graph, with only the value, and so its gradient, computed in it."""
+    plan, bound = _solve_operator(cost.detach(), a, b, *options)
+    with no_autocast(cost.device):
+        # Where nothing is transported the cost may be padding's garbage.
+        value = (plan * full_precision(cost).masked_fill(plan == 0, 0)).sum((-2, -1))
+    return TransportResult(plan, value, bound if options[-1] else None)
+
+
+# A graph cannot hold the simplex, and thousands of small steps would take minutes to compile.
+@torch.library.custom_op("hf_mmalign::solve", mutates_args=())
+def _solve_operator(
+    cost: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    solver: str,
+    tolerance: float,
+    iterations: int,
+    step: float,
+    certificate: bool,
+) -> tuple[Tensor, Tensor]:
+    """Plan (…, n, m) and lower bound (…), which without a certificate means nothing."""
+    plan, value, bound = solve(
+        cost, a, b, solver=solver, tolerance=tolerance, iterations=iterations, step=step, certificate=certificate
+    )
+    return plan, value if bound is None else bound
+
+
+@_solve_operator.register_fake
+def _(cost: Tensor, *_) -> tuple[Tensor, Tensor]:
+    plan = full_precision(cost).new_empty(cost.shape)
+    return plan, plan.new_empty(cost.shape[:-2])
+
+
 def _call(
-    solver: Solver, problem: Problem, tolerance: float, iterations: int | None, step: float, certificate: bool
+    problem: Problem, solver: Solver, tolerance: float, iterations: int, step: float, certificate: bool
 ) -> tuple[Tensor, Tensor | None]:
     if solver == "ipot":
-        return ipot(problem, step=step, iterations=iterations or 50, potentials=certificate)
+        return ipot(problem, step=step, iterations=iterations, potentials=certificate)
     if solver == "interior_point":
-        return interior_point(problem, tolerance=tolerance, iterations=iterations or 14)
+        return interior_point(problem, tolerance=tolerance, iterations=iterations)
     if solver == "hybrid":
         return hybrid(problem, tolerance=tolerance)
     if solver == "shortlist":

@@ -171,6 +171,29 @@ def test_half_precision_and_autocast():
     assert _marginal_error(result.plan, marginals) < 1e-5
 
 
+def test_absolute_epsilon_is_that_of_pots_sinkhorn():
+    cost, marginals = _problem((6, 9), dtype=torch.float64)
+    a, b = ((m / m.sum()).numpy() for m in marginals)
+    expected = pot.sinkhorn(a, b, cost.numpy(), 0.2, method="sinkhorn_log", stopThr=1e-12)
+    plan = ot.multi_marginal(cost, marginals, 0.2, epsilon_scale="absolute", tolerance=1e-12).plan
+    np.testing.assert_allclose(plan.numpy(), expected, atol=1e-9)
+
+
+def test_compiled_it_is_one_operator_of_the_graph():
+    torch._dynamo.reset()
+    cost, marginals = _problem((3, 4, 5), batch=(2,))
+    marginals[2][1] = 0
+
+    def solve(cost):
+        return ot.multi_marginal(cost.square(), marginals)
+
+    expected, result = solve(cost.requires_grad_()), torch.compile(solve, backend="aot_eager", fullgraph=True)(cost)
+    torch.testing.assert_close(result.plan, expected.plan)
+    torch.testing.assert_close(result.value, expected.value)
+    torch.testing.assert_close(*(torch.autograd.grad(r.value.sum(), cost)[0] for r in (result, expected)))
+    torch.library.opcheck(torch.ops.hf_mmalign.multi_marginal, (cost.detach(), marginals, 0.1, "mean_cost", 20, 1e-5))
+
+
 @pytest.mark.parametrize(
     ("cost", "marginals", "epsilon", "message"),
     [

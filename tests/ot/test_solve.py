@@ -230,6 +230,39 @@ def test_bad_input_is_named(arguments, message):
         ot.solve(**arguments)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("certificate", [False, True])
+def test_compiled_it_is_one_operator_of_the_graph(solver, certificate):
+    torch._dynamo.reset()
+    x, y = tokens("random", 3, 9, 12)
+    a, b = ragged_masks(3, 9, 12)
+    a[1] = False
+    x[0, ~a[0]] = float("nan")
+
+    def distance(x, a):
+        return ot.solve(ot.cosine_cost(x, y), a, b, solver=solver, certificate=certificate)
+
+    expected = distance(x.requires_grad_(), a)
+    compiled = torch.compile(distance, backend="aot_eager", fullgraph=True)
+    result = compiled(x, a)
+    torch.testing.assert_close(result.plan, expected.plan)
+    torch.testing.assert_close(result.value, expected.value)
+    assert (result.lower_bound is None) is not certificate
+    if certificate:
+        torch.testing.assert_close(result.lower_bound, expected.lower_bound)
+    gradients = [torch.autograd.grad(r.value.square().sum(), x)[0][a] for r in (result, expected)]
+    torch.testing.assert_close(*gradients)
+    with pytest.raises(ValueError, match="a must hold nonnegative"):
+        compiled(x, -a.float())
+
+
+def test_the_operator_keeps_its_promises():
+    cost, weights = torch.rand(2, 5, 7), torch.ones(2, 5)
+    torch.library.opcheck(torch.ops.hf_mmalign.solve, (cost, weights, None, "auto", 3e-3, 0, 0.5, False))
+    empty = torch.ops.hf_mmalign.solve(cost[:, :0], None, None, "auto", 3e-3, 0, 0.5, False)
+    assert [tuple(part.shape) for part in empty] == [(2, 0, 7), (2,)]
+
+
 class _Distances(Dataset):
     def __len__(self):
         return 2
