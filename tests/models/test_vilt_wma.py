@@ -2,6 +2,7 @@ import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForSequenceClassification, ViltConfig, ViltForMaskedLM, ViltModel
 
 from hf_mmalign import ViltWmaConfig, ViltWmaForSequenceClassification
@@ -81,6 +82,34 @@ def test_evaluation_is_deterministic_even_where_patches_are_left_out():
     model.train()
     assert not torch.allclose(model(**batch).logits, model(**batch).logits)
     assert model.embed_modalities(**batch)["image"].content_mask.sum(dim=1).tolist() == [5, 5, 5]
+
+
+@pytest.mark.parametrize("limit", [-1, 5, 12, 30])
+def test_padded_patches_that_stay_change_nothing(limit, monkeypatch):
+    """As on an accelerator, where the host does not know how many patches a picture has."""
+    model, batch = build(max_image_length=limit).eval(), ragged_batch()
+    expected = model(**batch).logits
+    assert model.embed_modalities(**batch)["image"].tokens.shape[1] == 1 + {-1: 16, 30: 16}.get(limit, limit)
+    monkeypatch.setattr("hf_mmalign.models.wma.modeling_vilt_wma.values_at_hand", lambda *tensors: False)
+    assert model.embed_modalities(**batch)["image"].tokens.shape[1] == 1 + {-1: 20, 30: 20}.get(limit, limit)
+    torch.testing.assert_close(model(**batch).logits, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", [1, 4])
+def test_image_positions_are_interpolated_with_aligned_corners(side):
+    model = build(image_size=8 * side).double()
+    table = torch.nn.init.normal_(model.vilt.embeddings.position_embeddings)[0, 1:].T.reshape(1, 32, side, side)
+    sizes = [(4, 4), (1, 5), (6, 2), (0, 0), (3, 1)]
+    valid = torch.zeros(len(sizes), 6, 5, dtype=torch.bool)
+    for row, (height, width) in enumerate(sizes):
+        valid[row, :height, :width] = True
+    positions = model._image_positions(valid)
+    for row, size in enumerate(sizes):
+        expected = torch.zeros(32, 6, 5, dtype=torch.float64)
+        if all(size):
+            grid = F.interpolate(table, size=size, mode="bilinear", align_corners=True)[0]
+            expected[:, : size[0], : size[1]] = grid
+        torch.testing.assert_close(positions[row], expected, atol=1e-6, rtol=0)
 
 
 def test_a_sample_does_not_depend_on_its_batch():
