@@ -52,7 +52,7 @@ class CrossModalTransformer(nn.Module):
         Returns:
             `torch.Tensor` of shape `(B, T, d)`.
         """
-        batch = len(tokens)
+        batch = tokens.shape[0]
         attended = None
         if context_mask is not None and by_hand(context_mask) and bool(context_mask.all()):
             context_mask = None  # no value to wait for on a CPU, and each layer is spared the masking
@@ -110,9 +110,9 @@ class CrossModalLayer(nn.Module):
 
     def _attend(self, tokens: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
         queries, keys, values = (
-            projected.view(len(context), -1, self.num_heads, projected.shape[-1] // self.num_heads).transpose(1, 2)
+            projected.view(context.shape[0], -1, self.num_heads, projected.shape[-1] // self.num_heads).transpose(1, 2)
             for projected in (
-                self.query_projection(tokens.view(len(context), -1, tokens.shape[1])),
+                self.query_projection(tokens.view(context.shape[0], -1, tokens.shape[1])),
                 self.key_projection(context),
                 self.value_projection(context),
             )

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers.utils import ModelOutput
 
+from ..losses.task import infer_problem_type
 from ..stub import is_ours
 
 
@@ -60,6 +61,18 @@ class MultimodalOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
+class _ModalityHookHandle(RemovableHandle):
+    """Keeps the model's flag up to date: what a compiled forward pass depends on is whether there are hooks, not which."""
+
+    def __init__(self, model: "MultimodalModelMixin", hooks: OrderedDict):
+        super().__init__(hooks)
+        self.model = model
+
+    def remove(self) -> None:
+        super().remove()
+        self.model._has_modality_hooks = bool(self.model.__dict__["_modality_hooks"])
+
+
 def combine_losses(losses: dict[str, torch.Tensor], weights: dict[str, float]) -> torch.Tensor:
     """The total loss: the one place where components are weighted and summed. Components not in `weights` weigh 1."""
     return sum(weights.get(name, 1.0) * value for name, value in losses.items())
@@ -75,6 +88,7 @@ class MultimodalModelMixin:
     # Every loss is a mean over samples, which Trainer must divide by the accumulation steps. Without this it takes a
     # forward with keyword arguments for one that is normalised already and inflates all gradients.
     accepts_loss_kwargs = False
+    _has_modality_hooks = False
 
     def embed_modalities(self, **inputs) -> dict[str, ModalityEmbedding]:
         """Embed raw inputs; a modality that the whole batch misses may be left out."""
@@ -128,15 +142,32 @@ class MultimodalModelMixin:
         Returns a handle whose ``remove()`` takes the hook out again. Hooks run in the order of registration.
         """
         hooks = self.__dict__.setdefault("_modality_hooks", OrderedDict())
-        handle = RemovableHandle(hooks)
+        handle = _ModalityHookHandle(self, hooks)
         hooks[handle.id] = hook
+        self._has_modality_hooks = True
         return handle
 
     def _embed_with_hooks(self, **inputs) -> dict[str, ModalityEmbedding]:
         embeddings = self.embed_modalities(**inputs)
-        for hook in self.__dict__.get("_modality_hooks", {}).values():
+        return self._call_hooks(embeddings) if self._has_modality_hooks else embeddings
+
+    # No part of a compiled graph, which would be made anew for every hook: modality dropout registers one a step.
+    @torch.compiler.disable
+    def _call_hooks(self, embeddings: dict[str, ModalityEmbedding]) -> dict[str, ModalityEmbedding]:
+        for hook in self.__dict__["_modality_hooks"].values():
             embeddings = hook(embeddings)
         return embeddings
+
+    def problem_type_of(self, labels: torch.Tensor) -> str:
+        """`config.problem_type`; where that is None, what the labels make it, written into the config.
+
+        Not in a compiled graph: a config that changes has the graph compiled anew. [`MultimodalTrainer`] asks beforehand.
+        """
+        config = self.config  # type: ignore[attr-defined]
+        problem_type = config.problem_type or infer_problem_type(labels, config.num_labels)
+        if config.problem_type is None and not torch.compiler.is_compiling():
+            config.problem_type = problem_type
+        return problem_type
 
     @property
     def needs_calibration(self) -> bool:

@@ -63,8 +63,8 @@ class MultimodalTrainer(Trainer):
 
     @property
     def multimodal_model(self) -> nn.Module:
-        """The model itself, free of Accelerate's and PEFT's wrappers."""
-        model = self.accelerator.unwrap_model(self.model)
+        """The model itself, free of Accelerate's, torch.compile's and PEFT's wrappers."""
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     @property
@@ -171,6 +171,8 @@ class MultimodalTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batch_samples, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
         model = self.multimodal_model
+        if isinstance(model, MultimodalModelMixin) and batch_samples and "labels" in batch_samples[0]:
+            model.problem_type_of(batch_samples[0]["labels"])
         if isinstance(model, MultimodalModelMixin) and model.needs_calibration:
             model.calibrate(self._prepare_inputs(batch) for batch in batch_samples)
         if self._backbone_learning_rate is not None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -181,3 +183,26 @@ def test_processes_merge_to_the_mixture_of_all_their_samples(monkeypatch):
     expected = em_step(x, present, start, 1e-4)
     torch.testing.assert_close(counts, present.sum(1, keepdim=True).float())
     torch.testing.assert_close(merged, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_running_mixtures_under_compile():
+    """A step reads and changes them, and a compiled backward must not read what the step has made of them."""
+    fields = {
+        "mixture_momentum": 0.5,
+        "mixture_iterations": 1,
+        "num_prototypes": 2,
+        "disabled_losses": ["homo", "decouple"],
+    }
+    torch._dynamo.reset()
+    results = []
+    for wrap in (lambda module: module, lambda module: torch.compile(module, backend="aot_eager")):
+        module, batch = build(2, **fields).train(), decoupled(2, batch=8)
+        wrapped = wrap(module)
+        for _ in range(2):
+            x = batch.pooled_unique.detach().requires_grad_()
+            losses = wrapped(replace(batch, pooled_unique=x))
+            (gradient,) = torch.autograd.grad(losses["hete"], x)
+            results.append((gradient, *(buffer.clone() for buffer in module.buffers())))
+    for step in (0, 1):
+        for mine, expected in zip(results[2 + step], results[step], strict=True):
+            torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-4)

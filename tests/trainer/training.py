@@ -81,9 +81,8 @@ def build_trainer(output_dir, model=None, trainer_keywords=None, **arguments) ->
     }
     data = Samples()
     keywords = {"train_dataset": data, "eval_dataset": data, "data_collator": collate} | (trainer_keywords or {})
-    return MultimodalTrainer(
-        model or build_model(), MultimodalTrainingArguments(str(output_dir), **defaults | arguments), **keywords
-    )
+    model = build_model() if model is None else model
+    return MultimodalTrainer(model, MultimodalTrainingArguments(str(output_dir), **defaults | arguments), **keywords)
 
 
 def weights(model) -> dict[str, torch.Tensor]:

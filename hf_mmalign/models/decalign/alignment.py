@@ -129,8 +129,7 @@ class HierarchicalAlignment(nn.Module):
             start = start.detach()
         if config.mixture_momentum == 0:
             return fit_mixture(x, present, start, config.mixture_iterations, floor, config.mixture_gradient)
-        # Clones, because the update below would change what backward needs.
-        running = GaussianMixture(*(buffer.clone() for buffer in self._running))
+        running = self._copy_of_running()
         seen = ~running.weights[:, :1].isnan()
         start = _choose(seen, running, start)
         batch = fit_mixture(x, present, start, config.mixture_iterations, floor, config.mixture_gradient)
@@ -143,6 +142,14 @@ class HierarchicalAlignment(nn.Module):
     @property
     def _running(self) -> GaussianMixture:
         return GaussianMixture(self.mixture_weights, self.mixture_means, self.mixture_variances)
+
+    @torch.compiler.disable
+    def _copy_of_running(self) -> GaussianMixture:
+        """What this step starts from, before :meth:`_remember` changes it.
+
+        Outside of a compiled graph, whose backward would make the copy again when the buffers have changed.
+        """
+        return GaussianMixture(*(buffer.clone() for buffer in self._running))
 
     def _remember(self, start: GaussianMixture, batch: GaussianMixture, present: Tensor, seen: Tensor) -> None:
         """Move the running mixtures towards the batch's, those of all processes together."""

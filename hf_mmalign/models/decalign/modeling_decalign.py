@@ -18,7 +18,7 @@ from ...layers.pooling import masked_mean
 from ...layers.temporal_projection import TemporalProjection
 from ...losses.contrastive import label_positives, supervised_contrastive_loss
 from ...losses.polarity import polarity_loss
-from ...losses.task import infer_problem_type, task_loss
+from ...losses.task import task_loss
 from ..modeling_base import ModalityEmbedding, MultimodalModelMixin, MultimodalOutput, combine_losses
 from .alignment import DecoupledModalities, HierarchicalAlignment
 from .configuration_decalign import DecAlignConfig
@@ -234,7 +234,7 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
     def _decouple(self, embeddings: dict[str, ModalityEmbedding], masks: dict[str, Tensor]) -> DecoupledModalities:
         """Unique and common features of every modality and their means over time (Section 3.1)."""
         unique, common, pooled_unique, pooled_common, present = {}, {}, [], [], []
-        size = len(next(iter(masks.values())))
+        size = next(iter(masks.values())).shape[0]
         for name in self.config.modalities:
             if name not in embeddings:
                 absent = self.classifier.weight.new_zeros(size, self.config.hidden_size)
@@ -258,7 +258,7 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
         embedded = {name: self._embed_tokens(tokens) for name, tokens in unique.items()}
         for name in self.config.modalities:
             if name not in embedded:
-                yield self.classifier.weight.new_zeros(len(next(iter(masks.values()))), self.config.hidden_size)
+                yield self.classifier.weight.new_zeros(masks[next(iter(masks))].shape[0], self.config.hidden_size)
                 continue
             others = [other for other in embedded if other != name]
             context = torch.cat([embedded[other] for other in others], dim=1) if others else None
@@ -276,14 +276,12 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
 
     def _losses(self, logits, labels, fused, decoupled: DecoupledModalities) -> dict[str, Tensor]:
         """Every component of Eq. 13, unweighted."""
-        config = self.config
-        if config.problem_type is None:
-            config.problem_type = infer_problem_type(labels, config.num_labels)
-        losses = {"task": task_loss(logits, labels, config.problem_type)} | self.alignment(decoupled)
+        config, problem_type = self.config, self.problem_type_of(labels)
+        losses = {"task": task_loss(logits, labels, problem_type)} | self.alignment(decoupled)
         if config.computes("contrastive"):
-            positives = label_positives(labels, config.problem_type, tuple(config.contrastive_range))
+            positives = label_positives(labels, problem_type, tuple(config.contrastive_range))
             losses["contrastive"] = supervised_contrastive_loss(fused, positives, config.contrastive_temperature)
-        if config.computes("polarity") and config.problem_type == "regression":
+        if config.computes("polarity") and problem_type == "regression":
             losses["polarity"] = polarity_loss(logits, labels)
         return losses
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ...layers.kernels.dropout import dropout
 from ...layers.pooling import masked_mean
-from ...losses.task import infer_problem_type, task_loss
+from ...losses.task import task_loss
 from ..modeling_base import ModalityEmbedding, MultimodalModelMixin, MultimodalOutput, combine_losses
 from .configuration_fusion import FusionConfig
 
@@ -75,9 +75,7 @@ class FusionForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
 
         loss, losses = None, None
         if labels is not None:
-            if self.config.problem_type is None:
-                self.config.problem_type = infer_problem_type(labels, self.config.num_labels)
-            losses = {"task": task_loss(logits, labels, self.config.problem_type)}
+            losses = {"task": task_loss(logits, labels, self.problem_type_of(labels))}
             loss = combine_losses(losses, self.config.loss_weights)
         output = MultimodalOutput(
             loss=loss, logits=logits, losses=losses, modality_features=vectors if output_modality_features else None
@@ -104,9 +102,10 @@ class FusionForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
     def _fuse(self, vectors: dict[str, Tensor]) -> Tensor:
         """The modalities' `(B, d_m)` vectors, zeros for those the batch misses, to the `(B, d)` input of the classifier."""
         present = next(iter(vectors.values()))
+        batch = present.shape[0]
         fused = torch.cat(
             [
-                vectors[name] if name in vectors else present.new_zeros(len(present), self.config.encoded_size(name))
+                vectors[name] if name in vectors else present.new_zeros(batch, self.config.encoded_size(name))
                 for name in self.config.modalities
             ],
             dim=1,

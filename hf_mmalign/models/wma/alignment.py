@@ -37,9 +37,13 @@ class WassersteinModalityAlignment(nn.Module):
         """Whether a reference is used and some pair has none yet."""
         if self._settled or not self.active or self.beta == 0 or self.batch_reference:
             return False
-        # Remembered, because reading a tensor's value makes the host wait for the device.
-        self._settled = not bool(self.reference.isnan().any())
+        # Remembered, because reading a tensor's value makes the host wait for the device, and breaks a compiled graph.
+        self._settled = self._has_all_references()
         return not self._settled
+
+    @torch.compiler.disable
+    def _has_all_references(self) -> bool:
+        return not bool(self.reference.isnan().any())
 
     def forward(self, encoded: dict[str, ModalityEmbedding]) -> dict[str, torch.Tensor]:
         """Components of the loss, `()` fp32 each.
@@ -91,6 +95,7 @@ class WassersteinModalityAlignment(nn.Module):
             dist.all_reduce(sums)
         mean = (sums[0] / sums[1]).to(self.reference)  # 0 / 0 stays NaN: not calibrated yet
         self.reference.copy_(torch.where(self.reference.isnan(), mean, self.reference))
+        self._settled = self._has_all_references()
         for (m, n), value in zip(self.pairs, self.reference.tolist(), strict=True):
             logger.info(f"WMA reference distance between {m} and {n}: {value:.4f}")
             if self.beta * value > LARGEST_DISTANCE:

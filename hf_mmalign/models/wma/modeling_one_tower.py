@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ...layers.feature_embedding import FeatureEmbedding
 from ...layers.pooling import masked_mean
-from ...losses.task import infer_problem_type, task_loss
+from ...losses.task import task_loss
 from ..modeling_base import ModalityEmbedding, MultimodalModelMixin, MultimodalOutput, combine_losses
 from .alignment import WassersteinModalityAlignment
 
@@ -189,6 +189,7 @@ class OneTowerModelMixin(MultimodalModelMixin):
     def needs_calibration(self) -> bool:
         return self.wma.needs_calibration
 
+    @torch.compiler.disable  # a first step, not worth a graph of its own
     @torch.no_grad()
     def calibrate(self, batches: Iterable[dict]) -> None:
         """Fix WMA's reference distances on one global batch: D̄ = mean of D in eval mode, one value per pair (Eq. 9).
@@ -213,9 +214,7 @@ class OneTowerModelMixin(MultimodalModelMixin):
         self.wma.set_reference(sums)
 
     def _losses(self, logits, labels, encoded) -> dict[str, torch.Tensor]:
-        if self.config.problem_type is None:
-            self.config.problem_type = infer_problem_type(labels, self.config.num_labels)
-        losses = {"task": task_loss(logits, labels, self.config.problem_type)}
+        losses = {"task": task_loss(logits, labels, self.problem_type_of(labels))}
         if self.wma.active:
             losses |= self.wma(encoded)
         return losses
