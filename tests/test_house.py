@@ -17,7 +17,7 @@ ALLOWED = {
     "losses": {"ot"},
     "layers": {"ot"},
     "models": {"ot", "losses", "layers", "data"},
-    "perturbation": {"models"},
+    "perturbation": {"models", "ot"},
     "evaluation": {"models", "perturbation", "data"},
     "reporting": {"evaluation", "models", "data"},
     "trainer": {"reporting", "models", "perturbation", "data", "losses"},

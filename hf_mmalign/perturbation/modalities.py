@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..models.modeling_base import ModalityEmbedding, ModalityHook, MultimodalModelMixin
+from ..ot.values import values_at_hand
 
 NoiseDistribution = Literal["uniform", "gaussian"]
 MissingMode = Literal["zero", "mask"]
@@ -63,22 +64,24 @@ class ModalityNoise:
         embedding = embeddings[self.modality]
         _check_batch(len(self.sample_indices), embedding, "sample_indices")
         tokens, content = embedding.tokens, embedding.content_mask
-        noise = torch.from_numpy(self._draw(content.sum(dim=1).tolist(), tokens.shape[-1])).to(tokens.device)
-        tokens = tokens.clone()
-        tokens[content] = (tokens[content].float() + noise).to(tokens.dtype)
+        lengths = [content.shape[1]] * content.shape[0]
+        if values_at_hand(content):  # Elsewhere the host draws for as many as there can be, and the rest is not used.
+            lengths = content.sum(dim=1).tolist()
+        noise = torch.from_numpy(self._draw(lengths, tokens.shape[-1])).to(tokens.device)
+        rank = (content.cumsum(dim=1) - 1).clamp(min=0)  # of a content token among those of its sample
+        noisy = tokens.float() + noise.gather(1, rank.unsqueeze(-1).expand_as(tokens))
+        tokens = torch.where(content.unsqueeze(-1), noisy.to(tokens.dtype), tokens)
         return {**embeddings, self.modality: replace(embedding, tokens=tokens)}
 
     def _draw(self, lengths: list[int], width: int) -> np.ndarray:
-        """The noise of each sample's content tokens, one sample after the other: `(sum(lengths), width)` float32."""
-        noise = np.empty((sum(lengths), width), dtype=np.float32)
+        """The noise of each sample's content tokens, in their order: `(B, max(lengths) or 1, width)` float32."""
+        noise = np.zeros((len(lengths), max(1, *lengths), width), dtype=np.float32)
         stream = zlib.crc32(self.modality.encode())
-        start = 0
-        for index, length in zip(self.sample_indices, lengths, strict=True):
+        for row, index, length in zip(noise, self.sample_indices, lengths, strict=True):
             # Philox is counter-based: a generator anywhere in its key space costs microseconds to set up.
             generator = np.random.Generator(np.random.Philox(key=[self.seed, int(index)], counter=[0, 0, 0, stream]))
             draw = generator.random if self.distribution == "uniform" else generator.standard_normal
-            draw(out=noise[start : start + length], dtype=np.float32)
-            start += length
+            draw(out=row[:length], dtype=np.float32)
         if self.distribution == "uniform":
             noise *= 2
             noise -= 1

@@ -84,6 +84,15 @@ def test_noise_depends_on_seed_and_sample_only(lengths, batch_size, padding, lef
             torch.testing.assert_close(noise[row][part["text"].content_mask[row]], expected[index], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("distribution", ["uniform", "gaussian"])
+def test_noise_is_the_same_where_the_host_cannot_count_tokens(distribution, monkeypatch):
+    """As on an accelerator."""
+    embeddings = embed([3, 0, 5], left=True)
+    expected, _ = noise_of(embeddings, distribution=distribution)
+    monkeypatch.setattr("hf_mmalign.perturbation.modalities.values_at_hand", lambda *tensors: False)
+    assert torch.equal(noise_of(embeddings, distribution=distribution)[0], expected)
+
+
 def test_noise_differs_between_samples_seeds_and_modalities():
     embeddings = embed([5, 5])
     embeddings["audio"] = embeddings["text"]
