@@ -104,6 +104,9 @@ def _train(args, rest: list[str]) -> int:
 
         print(describe_arguments(recipe))
         return 0
+    from ..runs.resume import refuse_to_overwrite
+
+    refuse_to_overwrite(recipe)  # before seconds of imports
     from ..runs.train import train
 
     results = train(recipe)

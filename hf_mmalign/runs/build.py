@@ -199,10 +199,9 @@ def build_collator(processor: MultimodalProcessor, config) -> MultimodalCollator
     return MultimodalCollator(processor, config.modality_kinds, config.problem_type, config.num_labels)
 
 
-def check_data(dataset: DatasetDict, config, processor: MultimodalProcessor) -> None:
+def check_data(dataset: DatasetDict, config) -> None:
     """Refuse data the model cannot train on, before training starts. Raises DataError."""
-    kinds = config.modality_kinds
-    validate_dataset(dataset, kinds, config.problem_type, config.num_labels, processor.image_processor)
+    validate_dataset(dataset, config.modality_kinds, config.problem_type, config.num_labels)
 
 
 def training_arguments(values: dict[str, Any]) -> MultimodalTrainingArguments:

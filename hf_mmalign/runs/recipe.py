@@ -5,15 +5,20 @@ import dataclasses
 import difflib
 import os
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..data.errors import shown
 from .packaged_recipes import find_recipe, nearest_names
 from .strict_yaml import LONGEST, parse_yaml
 
 _MOST_BASES = 20
+# What YAML may have read a boolean from.
+_BOOLEANS = {True: ("yes", "on", "true"), False: ("no", "off", "false")}
+# transformers declares it as text, and takes True for the newest checkpoint of all.
+_PATH_OR_BOOLEAN = {"resume_from_checkpoint"}
 
 
 class RecipeError(ValueError):
@@ -182,18 +187,27 @@ def _convert(key: str, value: Any, hint: Any, origin: str) -> Any:
     from huggingface_hub.dataclasses import type_validator
 
     value = _fit(value, hint)
+    if key in _PATH_OR_BOOLEAN and isinstance(value, bool):
+        return value
     try:
         type_validator(key, value, hint)
     except TypeError as error:
         if str(error).startswith("Unsupported type"):
             return value  # left to the dataclass itself
         expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-        raise RecipeError(f"{origin}: {key} is {shown(value)} ({type(value).__name__}); expected {expected}.") from None
+        hints = " YAML reads yes, no, on, off, true and false as booleans; as text they stand in quotes, '\"no\"'."
+        raise RecipeError(
+            f"{origin}: {key} is {shown(value)} ({type(value).__name__}); expected {expected}."
+            f"{hints if isinstance(value, bool) else ''}"
+        ) from None
     return value
 
 
 def _fit(value: Any, hint: Any) -> Any:
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if isinstance(value, bool) and bool not in options:
+        words = _words_of(options)
+        return next((word for word in _BOOLEANS[value] if word in words), value)
     lists = [option for option in options if get_origin(option) is list]
     if (
         isinstance(value, (int, str))
@@ -207,3 +221,14 @@ def _fit(value: Any, hint: Any) -> Any:
         items = value if isinstance(value, list) else [value]
         return [_fit(item, *get_args(lists[0])) for item in items]
     return value
+
+
+def _words_of(options: tuple[Any, ...]) -> set[Any]:
+    """The values among which enums and literals let choose."""
+    words: set[Any] = set()
+    for option in options:
+        if get_origin(option) is Literal:
+            words |= set(get_args(option))
+        elif isinstance(option, type) and issubclass(option, Enum):
+            words |= {member.value for member in option}
+    return words

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from ..evaluation.metrics import GREATER_IS_BETTER
+from ..trainer.checkpoints import checkpoints_in
 from .build import read_arguments
 from .evaluate import RESULTS, robustness
 from .recipe import Recipe, RecipeError, load_recipe
@@ -257,7 +258,9 @@ class Run:
             return
         # Written now too, so that a training that is killed does not go on with another recipe.
         write_recipe(self.folder, recipe)
-        train(recipe.override({"resume_from_checkpoint": "true"}, "the sweep"), with_robustness=self.robustness)
+        if checkpoints_in(self.folder):
+            recipe = recipe.override({"resume_from_checkpoint": True}, "the sweep")
+        train(recipe, with_robustness=self.robustness)
         remove_checkpoints(self.folder)
 
     def execute_logged(self) -> None:

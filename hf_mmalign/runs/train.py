@@ -2,19 +2,16 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers import set_seed
-from transformers.utils import logging
 
 from ..evaluation.metrics import GREATER_IS_BETTER
 from ..reporting.files import write_text
 from ..reporting.plots import plot_training_curves, save_figure
 from ..trainer.arguments import MultimodalTrainingArguments
-from ..trainer.checkpoints import last_whole_checkpoint
 from ..trainer.trainer import MultimodalTrainer
 from .build import (
     Arguments,
@@ -31,9 +28,8 @@ from .build import (
     training_arguments,
 )
 from .evaluate import RECIPE, RESULTS, robustness_of, score_split, write_card
-from .recipe import Recipe, RecipeError
-
-logger = logging.get_logger(__name__)
+from .recipe import Recipe
+from .resume import checkpoint_to_resume, refuse_to_overwrite
 
 
 def train(recipe: Recipe, with_robustness: bool = True) -> dict[str, Any]:
@@ -42,15 +38,16 @@ def train(recipe: Recipe, with_robustness: bool = True) -> dict[str, Any]:
     Returns the content of `results.json` in the recipe's `output_dir`, written last: a folder that has it is complete.
     Raises RecipeError or DataError, before training starts, for what cannot be trained.
     """
+    refuse_to_overwrite(recipe)
     arguments = read_arguments(recipe)
     training = training_arguments(arguments.training)
-    _refuse_to_overwrite(training)
+    training.resume_from_checkpoint = checkpoint_to_resume(recipe, training.world_size)
     set_seed(training.seed)
     dataset = load_data(arguments.data)
     processor = build_processor(arguments, dataset)
     config = build_config(arguments, dataset, processor)
     limit_text(processor, config, arguments.data.truncation)
-    check_data(dataset, config, processor)
+    check_data(dataset, config)
     primary = primary_metric_of(config, arguments)
     _select_best(training, primary)
     set_seed(training.seed)  # the weights must not depend on what reading the data drew
@@ -63,11 +60,10 @@ def train(recipe: Recipe, with_robustness: bool = True) -> dict[str, Any]:
         processing_class=processor,
         compute_metrics=metrics_of(config, arguments.evaluation),
     )
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or None)
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     results = {
         "primary_metric": primary,
-        "train": {"seconds": time.perf_counter() - start, "epochs": trainer.state.epoch, "seed": training.seed},
+        "train": {"seconds": trainer.training_seconds, "epochs": trainer.state.epoch, "seed": training.seed},
         "validation": score_split(trainer, dataset["validation"], "validation"),
         # The test labels of some data sets (Hateful Memes) are not public.
         "test": score_split(trainer, dataset["test"], "test") if _has_labels(dataset["test"]) else {},
@@ -79,21 +75,6 @@ def train(recipe: Recipe, with_robustness: bool = True) -> dict[str, Any]:
         trainer.accelerator.wait_for_everyone()
         trainer.end()  # a process that leaves with the group's threads running is aborted
     return results
-
-
-def _refuse_to_overwrite(training: MultimodalTrainingArguments) -> None:
-    wants_resume = training.resume_from_checkpoint
-    if isinstance(wants_resume, str) and wants_resume.lower() in ("true", "false"):
-        wants_resume = training.resume_from_checkpoint = wants_resume.lower() == "true"
-    checkpoint = last_whole_checkpoint(training.output_dir, training.world_size)
-    if checkpoint and not wants_resume:
-        raise RecipeError(
-            f"{training.output_dir} already holds {Path(checkpoint).name}. Go on from it with "
-            "`--resume_from_checkpoint true`, or choose another --output_dir."
-        )
-    if wants_resume is True and checkpoint is None:
-        logger.warning(f"{training.output_dir} holds no whole checkpoint; training starts at the beginning.")
-        training.resume_from_checkpoint = None
 
 
 def _select_best(training: MultimodalTrainingArguments, primary: str) -> None:

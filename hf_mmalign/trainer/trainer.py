@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import Trainer
 from transformers.trainer_pt_utils import nested_gather
 
 from ..data.collator import MultimodalCollator
@@ -10,7 +10,8 @@ from ..models.modeling_base import MultimodalModelMixin, combine_losses
 from ..perturbation.modalities import perturbed
 from ..perturbation.modality_dropout import ModalityDropout
 from .arguments import MultimodalTrainingArguments
-from .checkpoints import last_whole_checkpoint
+from .callbacks import LateEvaluation, ResumableEarlyStopping, TrainingClock
+from .checkpoints import CheckpointError, check_tensors, check_whole, clear_write_errors, last_whole_checkpoint
 from .random_state import unchanged_random_state
 from .told import scores_of_these_weights, shaping_arguments
 
@@ -30,7 +31,8 @@ class MultimodalTrainer(Trainer):
     - `create_model_card`, and with it `push_to_hub`, writes this package's card, which claims the licence, data and title
       that the arguments of these names tell.
     - `resume_from_checkpoint=True` takes the newest *whole* checkpoint: one that was being written when the run was
-      killed is passed over.
+      killed is passed over. One that is named must be whole and of this model. Training goes on as if it had never been
+      interrupted, the count of early stopping, an evaluation still to come and `training_seconds` included.
     """
 
     def __init__(self, model=None, args: MultimodalTrainingArguments | None = None, *positional, **keywords):
@@ -53,8 +55,10 @@ class MultimodalTrainer(Trainer):
                 "backbone_learning_rate has no effect on an optimizer made elsewhere; give that optimizer a parameter "
                 "group of its own for the backbone."
             )
+        self.add_callback(TrainingClock())
         if getattr(args, "early_stopping_patience", None) is not None:
-            self.add_callback(EarlyStoppingCallback(early_stopping_patience=args.early_stopping_patience))
+            self.add_callback(ResumableEarlyStopping(early_stopping_patience=args.early_stopping_patience))
+        self.add_callback(LateEvaluation(self._evaluate_late))
         self._train_sums: dict[str, torch.Tensor] = {}
         self._train_counts: dict[str, int] = {}
         self._eval_sums: dict[str, torch.Tensor] = {}
@@ -98,12 +102,44 @@ class MultimodalTrainer(Trainer):
         for group in backbone:
             optimizer.add_param_group(group)
 
+    @property
+    def training_seconds(self) -> float:
+        """Seconds that training took, over all sessions of a run that was interrupted and resumed."""
+        return self.state.stateful_callbacks[TrainingClock.__name__]["attributes"]["seconds"]
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional, **keywords):
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir, self.args.world_size)
-            if resume_from_checkpoint is None:
-                raise ValueError(f"No whole checkpoint to resume from in {self.args.output_dir}.")
+        """As [`Trainer.train`]. Raises CheckpointError, a ValueError, for a checkpoint that is not whole or not of this
+        model, OSError if a checkpoint cannot be written."""
+        # DeepSpeed's and FSDP's checkpoints are folders of their own kind, which their libraries check.
+        if resume_from_checkpoint and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            resume_from_checkpoint = self._usable_checkpoint(resume_from_checkpoint)
         return super().train(resume_from_checkpoint, *positional, **keywords)
+
+    def _usable_checkpoint(self, asked: str | bool) -> str:
+        needs_scaler = getattr(self.accelerator, "scaler", None) is not None
+        if asked is True:
+            checkpoint = last_whole_checkpoint(self.args.output_dir, self.args.world_size, needs_scaler)
+            if checkpoint is None:
+                raise CheckpointError(f"No whole checkpoint to resume from in {self.args.output_dir}.")
+        else:
+            checkpoint = str(asked)
+            check_whole(checkpoint, self.args.world_size, needs_scaler)
+        # Trainer only warns where a tensor is missing, and trains on with what was drawn at random.
+        check_tensors(checkpoint, _saved_tensors(self.accelerator.unwrap_model(self.model)))
+        return checkpoint
+
+    def _save_checkpoint(self, *positional, **keywords):
+        with clear_write_errors(f"{self.args.output_dir}/checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(*positional, **keywords)
+
+    def _run_epoch(self, *positional, **keywords):
+        # What a run has come to the end of, by its steps or by early stopping, a resumed one must not go on with.
+        self.control.should_training_stop |= self.state.global_step >= self.state.max_steps
+        if not self.control.should_training_stop:
+            super()._run_epoch(*positional, **keywords)
+
+    def _evaluate_late(self) -> None:
+        self._determine_best_metric(self._evaluate(None, None), None)
 
     def evaluate(self, *positional, **keywords):
         # Training goes on as if there had been no evaluation, so that it can be resumed from either side of one.
@@ -249,3 +285,15 @@ class MultimodalTrainer(Trainer):
 
 def _listed(names: str | list[str] | None) -> list[str]:
     return [names] if isinstance(names, str) else list(names or [])
+
+
+def _saved_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What a checkpoint of this model holds: all its tensors, or with PEFT those of the default adapter."""
+    if not hasattr(model, "get_base_model"):
+        ignored = set(getattr(model, "_keys_to_ignore_on_save", None) or ())
+        return {name: tensor for name, tensor in model.state_dict().items() if name not in ignored}
+    if "default" not in model.peft_config:
+        return {}
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(model, save_embedding_layers=False)

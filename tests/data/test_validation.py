@@ -133,27 +133,15 @@ def test_a_label_column_is_needed():
         check(DatasetDict(train=make({"text": Value("string")}, text=["x"])))
 
 
-@pytest.mark.parametrize(("content", "fault"), [(None, "does not exist"), (b"no picture", "cannot be read")])
-def test_unreadable_pictures_are_named(load, hateful_memes, content, fault):
+@pytest.mark.parametrize("content", [None, b"no picture"])
+def test_unreadable_pictures_are_named(load, hateful_memes, content):
     data = load("image-text", hateful_memes)
     picture = hateful_memes / "img/00012.png"
     picture.unlink()
     if content:
         picture.write_bytes(content)
-    with pytest.raises(DataError, match=rf"row 2, field 'train\.image': .*00012\.png {fault}"):
+    with pytest.raises(DataError, match=r"row 2, field 'train\.image': the image cannot be opened.*00012\.png"):
         check(data)
-
-
-def test_text_that_is_no_utf8_is_named():
-    """Arrow does not look into what it is given; a row would raise when it is read, in the middle of an epoch."""
-    offsets = pa.py_buffer(np.array([0, 2, 2, 5], np.int32).tobytes())
-    texts = pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"ok\xed\xa0\x80")])
-    features = Features({"text": Value("string"), "label": ClassLabel(names=["a"])})
-    table = pa.table({"text": texts, "label": pa.array([0, 0, 0], pa.int64())})
-    rows = Dataset(table.replace_schema_metadata(features.arrow_schema.metadata))
-    with pytest.raises(DataError, match=r"row 2, field 'train\.text': no valid UTF-8"):
-        check(DatasetDict(train=rows))
-    check(DatasetDict(train=rows.select([1, 0])))
 
 
 def test_unreadable_embedded_pictures_are_named():

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
-from hf_mmalign.trainer.checkpoints import is_whole, last_whole_checkpoint
+from hf_mmalign.trainer.checkpoints import last_whole_checkpoint
 from tests.trainer.training import build_model, build_trainer, weights
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -104,34 +104,6 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     run_script(*killed, "--resume")
     one, other = (load_file(tmp_path / name / "final.safetensors") for name in ("whole", "killed"))
     assert_same_weights(one, other, atol=0, rtol=0)
-
-
-def test_resumed_from_before_an_evaluation_equals_uninterrupted(tmp_path):
-    def trained(folder, resume=None):
-        arguments = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "epoch", "max_steps": 6}
-        trainer = build_trainer(folder, build_model(hidden_dropout_prob=0.2), **arguments)
-        trainer.train(resume_from_checkpoint=resume)
-        return weights(trainer.model)
-
-    # Checkpoint 4 is written at the last step of an epoch, and the epoch's evaluation comes after it.
-    whole = trained(tmp_path / "whole")
-    resumed = trained(tmp_path / "resumed", str(tmp_path / "whole" / "checkpoint-4"))
-    assert_same_weights(whole, resumed, atol=1e-6, rtol=0)  # other random numbers in dropout differ by 1e-3
-
-
-def test_half_written_checkpoints_are_not_whole(tmp_path):
-    trainer = build_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=2)
-    trainer.train()
-    first, second = tmp_path / "checkpoint-1", tmp_path / "checkpoint-2"
-    assert is_whole(first)
-    assert is_whole(second)
-    weights_file = second / "model.safetensors"
-    weights_file.write_bytes(weights_file.read_bytes()[:-10])
-    assert last_whole_checkpoint(tmp_path) == str(first)
-    (first / "trainer_state.json").write_text('{"global_st')
-    assert last_whole_checkpoint(tmp_path) is None
-    with pytest.raises(ValueError, match="No whole checkpoint"):
-        build_trainer(tmp_path).train(resume_from_checkpoint=True)
 
 
 def test_calibration_is_saved_and_restored(tmp_path):
