@@ -16,15 +16,18 @@ PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "r
 class MultimodalCollator:
     """Collates rows as :func:`load_multimodal_dataset` gives them.
 
-    A modality missing from a row is None (or a sequence of length 0); its mask is 0 throughout the row. Columns other than
-    the modalities and `label` are ignored.
+    A modality missing from a row is None, a sequence of length 0, or an absent column; its mask is 0 throughout the row.
+    A picture may also be the path of its file. Columns other than the modalities and `label` are ignored.
 
     Args:
-        processor (`MultimodalProcessor`): Makes the tensors.
+        processor (`MultimodalProcessor`): Makes the tensors. It is told the widths of the feature sequences.
         modalities (`Mapping[str, str | int]`): The columns to use, each with its kind, as :func:`modalities_of` says:
             `"text"`, `"image"`, or the feature width D.
         problem_type (`str`): `single_label_classification`, `multi_label_classification` or `regression`.
         num_labels (`int`): Number of classes; for `multi_label_classification` the width of the label vector.
+
+    Raises:
+        DataError: If the processor has statistics of feature sequences of another width.
     """
 
     def __init__(
@@ -41,6 +44,8 @@ class MultimodalCollator:
                 "modalities must map at least one column to 'text', 'image' or its feature width, as modalities_of() "
                 f"does; got {modalities!r}"
             )
+        # Who has the processor later, in the folder of a trained model say, need not know the widths.
+        processor.learn_feature_sizes({name: kind for name, kind in modalities.items() if isinstance(kind, int)})
         self.processor = processor
         self.modalities = dict(modalities)
         self.problem_type = problem_type
@@ -52,21 +57,38 @@ class MultimodalCollator:
         Returns:
             The keys of :meth:`MultimodalProcessor.__call__` for the modalities in use, and `labels` unless no row has any:
             (B,) int64, (B, num_labels) float32 of zeros and ones, or (B,) float32, by problem type.
+
+        Raises:
+            DataError: For a row that the processor refuses: with its number in the batch, and its `id` if it has one. For
+                a row with none of the modalities' columns, and where some rows have a label and others have not.
         """
+        for index, row in enumerate(rows):
+            if not any(name in row for name in self.modalities):
+                message = (
+                    f"none of the columns {', '.join(self.modalities)}, only {', '.join(map(str, row)) or 'nothing'}"
+                )
+                raise DataError(f"{message}; a Trainer must have remove_unused_columns=False", row=index)
         inputs: dict[str, Any] = {}
         features = {}
         for name, kind in self.modalities.items():
-            values = [row[name] for row in rows]
+            values = [row.get(name) for row in rows]
             if kind == "text":
-                inputs["text"] = [value if value is None else str(value) for value in values]
+                inputs["text"] = values
             elif kind == "image":
                 inputs["images"] = values
             else:
                 # The empty sequence carries the width, for a batch in which every row lacks the modality.
-                features[name] = [_absent(kind) if value is None else value for value in values]
+                features[name] = [np.zeros((0, kind), np.float32) if value is None else value for value in values]
         if features:
             inputs["features"] = features
-        batch = dict(self.processor(**inputs))
+        try:
+            batch = dict(self.processor(**inputs))
+        except DataError as error:
+            identifier = None if error.row is None else rows[error.row].get("id")
+            if identifier is None:
+                raise
+            message = f"{error.message} (the row's id is {identifier!r})"
+            raise DataError(message, file=error.file, row=error.row, field=error.field) from error
         labels = self._labels([row.get("label") for row in rows])
         if labels is not None:
             batch["labels"] = labels
@@ -86,7 +108,3 @@ class MultimodalCollator:
         for row, classes in enumerate(labels):
             multi_hot[row, torch.as_tensor(classes, dtype=torch.long)] = 1
         return multi_hot
-
-
-def _absent(width: Any) -> np.ndarray:
-    return np.zeros((0, width), dtype=np.float32)

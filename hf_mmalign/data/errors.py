@@ -27,6 +27,7 @@ class DataError(ValueError):
     """A data file, row or value that cannot be used. A very long message is cut.
 
     Attributes:
+        message (`str`): What is wrong, without the place.
         file (`str` or `None`): The file the value comes from.
         row (`int` or `None`): The line counted from 1 in a text file, else the index counted from 0.
         field (`str` or `None`): The name of the column, key or array.
@@ -35,6 +36,7 @@ class DataError(ValueError):
     def __init__(
         self, message: str, *, file: Path | str | None = None, row: int | None = None, field: str | None = None
     ):
+        self.message = message
         self.file = None if file is None else str(file)
         self.row = row
         self.field = field

@@ -4,9 +4,9 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import PIL.Image
 from datasets import Dataset, DatasetDict
 
+from .pictures import opened_picture
 from .schema import label_names_of, modalities_of, problem_type_of
 from .validation import column_batches, feature_chunks, flat_labels, image_sources
 
@@ -86,8 +86,8 @@ def _text(data: Dataset, name: str) -> dict[str, Any]:
 
 def _images(data: Dataset, name: str) -> dict[str, Any]:
     heights, widths, modes = _Summary(), _Summary(), Counter()
-    for _, source in image_sources(data, name):
-        with PIL.Image.open(source) as image:
+    for row, source in image_sources(data, name):
+        with opened_picture(source, row=row, field=name) as image:
             heights.add(np.array([image.height]))
             widths.add(np.array([image.width]))
             modes[image.mode] += 1

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import PIL.Image
 import torch
 from datasets import Dataset, DatasetDict
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -18,17 +18,21 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 from transformers.utils import PushToHubMixin, cached_file
 
 from ..stub import write_stub
 from .errors import DataError
 from .feature_statistics import FeatureStatistics, load_feature_statistics, save_feature_statistics
+from .pictures import check_processable
 from .schema import modalities_of
+from .tensors import pad_features, to_pixels
 
 _CONFIG_FILE = "processor_config.json"
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.txt")
 _IMAGE_PROCESSOR_FILE = "preprocessor_config.json"
 _STATISTICS_FILE = "feature_statistics.safetensors"
+_SETTINGS = ("max_text_length", "truncation", "feature_sizes")
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 # A missing picture is a blank of the other pictures' size; where a batch has no picture at all, of this size.
@@ -60,6 +64,9 @@ class MultimodalProcessor(PushToHubMixin):
         feature_statistics (`Mapping[str, FeatureStatistics]`, *optional*):
             By modality, the mean and standard deviation to normalise its feature sequences by; :meth:`fit_features` finds
             them out. A modality without any stays as it is.
+        feature_sizes (`Mapping[str, int]`, *optional*):
+            Width D by modality, so that a batch in which every sample lacks a feature sequence has its shape too. A
+            :class:`MultimodalCollator` and the statistics tell them as well.
     """
 
     def __init__(
@@ -69,12 +76,15 @@ class MultimodalProcessor(PushToHubMixin):
         max_text_length: int | None = None,
         truncation: bool = True,
         feature_statistics: Mapping[str, FeatureStatistics] | None = None,
+        feature_sizes: Mapping[str, int] | None = None,
     ):
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.max_text_length = max_text_length
         self.truncation = truncation
         self.feature_statistics = dict(feature_statistics or {})
+        self.feature_sizes = {name: len(fitted.mean) for name, fitted in self.feature_statistics.items()}
+        self.learn_feature_sizes(feature_sizes or {})
 
     @property
     def model_input_names(self) -> list[str]:
@@ -104,46 +114,83 @@ class MultimodalProcessor(PushToHubMixin):
             if name not in available:
                 raise DataError(f"no feature sequence; there is {', '.join(available) or 'none'}", field=name)
             self.feature_statistics[name] = FeatureStatistics.fit(dataset, name)
+            self.feature_sizes[name] = kinds[name]
         return self
+
+    def learn_feature_sizes(self, sizes: Mapping[str, int]) -> None:
+        """Be told the widths of feature sequences; what was known by another way of telling is forgotten.
+
+        Raises:
+            DataError: For a width that the statistics contradict.
+        """
+        for name, width in sizes.items():
+            if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+                raise DataError(f"a feature width from 1 is expected, not {width!r}", field=name)
+            if name in self.feature_statistics and len(self.feature_statistics[name].mean) != width:
+                fitted = len(self.feature_statistics[name].mean)
+                raise DataError(f"the processor's statistics are of width {fitted}, not {width}", field=name)
+            self.feature_sizes[name] = width
 
     def __call__(
         self,
         text: str | Sequence[str | None] | None = None,
         images: Any | Sequence[Any] | None = None,
-        features: Mapping[str, Tensor | Sequence[Any]] | None = None,
-        feature_mask: Mapping[str, Tensor] | None = None,
+        features: Mapping[str, Any] | None = None,
+        feature_mask: Mapping[str, Any] | None = None,
+        *,
+        return_tensors: str = "pt",
+        padding: bool | str = True,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
     ) -> MultimodalBatch:
-        """Turn B samples into tensors. Only the keys of the modalities that are given come out.
+        """Turn B samples into tensors; one sample is a batch of one. Only the keys of what is given come out.
 
         Args:
             text: B strings (or one); None where the text is missing.
-            images: B pictures (or one), each a PIL image, a (H, W, 3) or (H, W) uint8 array, or a (3, H, W) uint8 tensor;
-                None where the picture is missing.
+            images: B pictures (or one), each a PIL image, the path of a file, a (H, W, 3) or (H, W) uint8 array, or a
+                (3, H, W) uint8 tensor; None where the picture is missing. At most 64 million pixels, and one side at most
+                20 times as long as the other.
             features: By modality, either B sequences (T_i, D), None or empty where missing, which are padded at the end; or
-                a padded tensor (B, T, D).
-            feature_mask: By modality, (B, T), 1 on valid steps; for the modalities given as padded tensors. Default: ones.
+                an array or tensor, (B, T, D) if padded already, (T, D) for one sample; or None, missing in all samples.
+            feature_mask: By modality, (B, T), 1 on valid steps, else 0; for the modalities given padded. Default: ones.
+            return_tensors (`str`): `"pt"` for PyTorch's tensors, `"np"` for NumPy's arrays.
+            padding (`bool` or `str`): Of the texts: True or `"longest"`, to the longest of the batch; `"max_length"`;
+                False or `"do_not_pad"`, for texts of one length. Pictures and feature sequences are always padded to the
+                largest of the batch.
+            truncation (`bool` or `str`, *optional*): Whether to cut texts that are too long; by default as the processor
+                was made.
+            max_length (`int`, *optional*): Longest text in tokens; by default the processor's `max_text_length`, else the
+                tokenizer's own limit, if it has one.
 
         Returns:
             `input_ids`, `attention_mask`, `token_type_ids` (B, T) int64; `pixel_values` (B, 3, H, W) float32 and
             `pixel_mask` (B, H, W) int64; `features`, a dict of (B, T, D) float32, and `feature_mask`, a dict of (B, T)
             int64. The mask of a missing modality is 0 throughout its row. Features are normalised where the processor has
-            their statistics; padding is 0.
+            their statistics; padding is 0, whatever lay there. `.to(device, dtype)` moves all of it.
 
         Raises:
-            DataError: For input of another shape or type, and for NaN or Inf in a valid step of a feature sequence.
+            DataError: For input of another shape or type, modalities of different numbers of samples, a picture that cannot
+                be read or is too large or too long, NaN or Inf in a valid step of a feature sequence, a missing sequence
+                of unknown width, and for arguments of another value.
         """
+        if return_tensors not in ("pt", "np"):
+            raise DataError(f"'pt' or 'np' is expected, not {return_tensors!r}", field="return_tensors")
+        texts, pictures = _listed(text, str, "text"), _listed(images, (PIL.Image.Image, str, Path), "images")
+        size = _batch_size(texts, pictures, features, feature_mask)
         batch: dict[str, Any] = {}
-        if text is not None:
-            batch |= self._tokenize([text] if isinstance(text, str) else list(text))
-        if images is not None:
-            batch |= self._process_images(list(images) if isinstance(images, (list, tuple)) else [images])
+        if texts is not None:
+            batch |= self._tokenize(texts, padding, truncation, max_length)
+        if pictures is not None:
+            batch |= self._process_images(pictures)
         if features is not None:
             batch["features"], batch["feature_mask"] = {}, {}
             for name, sequences in features.items():
-                values, mask = _pad(sequences, name, (feature_mask or {}).get(name))
+                sequences = [None] * size if sequences is None else sequences
+                given = (feature_mask or {}).get(name)
+                values, mask = pad_features(sequences, name, given, self.feature_sizes.get(name))
                 batch["features"][name] = self._normalise(values, mask, name)
                 batch["feature_mask"][name] = mask
-        return MultimodalBatch(batch)
+        return MultimodalBatch(_as_arrays(batch) if return_tensors == "np" else batch)
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write the files of tokenizer and image processor, `processor_config.json`, and the feature statistics if any."""
@@ -158,6 +205,8 @@ class MultimodalProcessor(PushToHubMixin):
             "max_text_length": self.max_text_length,
             "truncation": self.truncation,
         }
+        if self.feature_sizes:
+            config["feature_sizes"] = self.feature_sizes
         if self.feature_statistics:
             config["normalized_features"] = list(self.feature_statistics)
             save_feature_statistics(self.feature_statistics, folder / _STATISTICS_FILE)
@@ -175,8 +224,8 @@ class MultimodalProcessor(PushToHubMixin):
 
         Args:
             pretrained_model_name_or_path (`str`): Folder or repository id.
-            kwargs: `max_text_length` and `truncation` replace the saved values; the usual Hub arguments (`revision`,
-                `token`, `cache_dir`, …) are passed on.
+            kwargs: `max_text_length`, `truncation` and `feature_sizes` replace the saved values; the usual Hub arguments
+                (`revision`, `token`, `cache_dir`, …) are passed on.
         """
         source = str(pretrained_model_name_or_path)
         hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
@@ -191,8 +240,8 @@ class MultimodalProcessor(PushToHubMixin):
         has_image_processor = "image_processor" in config or find(_IMAGE_PROCESSOR_FILE)
         if not (has_tokenizer or has_image_processor or config.get("processor_class") == cls.__name__):
             raise OSError(f"{source} has neither a tokenizer nor an image processor nor a {_CONFIG_FILE} of ours")
-        settings = {name: config[name] for name in ("max_text_length", "truncation") if name in config}
-        settings |= {name: kwargs[name] for name in ("max_text_length", "truncation") if name in kwargs}
+        settings = {name: config[name] for name in _SETTINGS if name in config}
+        settings |= {name: kwargs[name] for name in _SETTINGS if name in kwargs}
         normalized = config.get("normalized_features", [])
         statistics_file = find(_STATISTICS_FILE) if normalized else None
         if normalized and not statistics_file:
@@ -217,37 +266,58 @@ class MultimodalProcessor(PushToHubMixin):
         except DataError as error:
             raise DataError(str(error), field=name) from error
 
-    def _tokenize(self, texts: list[str | None]) -> dict[str, Tensor]:
+    def _tokenize(
+        self, texts: list[Any], padding: bool | str, truncation: bool | str | None, max_length: int | None
+    ) -> dict[str, Tensor]:
         if self.tokenizer is None:
             raise DataError("there is text, but the processor has no tokenizer", field="text")
-        limit = self.max_text_length or self.tokenizer.model_max_length
-        # Tokenizers without a limit say 1e30.
-        cut = {"truncation": True, "max_length": limit} if self.truncation and limit < 1_000_000 else {}
+        for row, text in enumerate(texts):
+            _check_text(text, row)
         encoded = self.tokenizer(
             [text if text is not None else "" for text in texts],
-            padding=True,
             return_token_type_ids=True,
-            return_tensors="pt",
-            **cut,
+            **self._length_arguments(padding, truncation, max_length),
         )
-        batch = {name: encoded[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+        lengths = sorted({len(ids) for ids in encoded["input_ids"]})
+        if len(lengths) > 1:
+            found = f"the texts have {lengths[0]} to {lengths[-1]} tokens"
+            raise DataError(f"{found} and make no tensor; padding=True and truncation=True do", field="text")
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        batch = {name: torch.tensor(encoded[name], dtype=torch.long) for name in names}
         missing = torch.tensor([text is None for text in texts])
         batch["input_ids"][missing] = self.tokenizer.pad_token_id
         batch["attention_mask"][missing] = 0
         return batch
 
+    def _length_arguments(
+        self, padding: bool | str, truncation: bool | str | None, max_length: int | None
+    ) -> dict[str, Any]:
+        """The tokenizer's arguments about length, checked."""
+        if max_length is not None and (
+            isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1
+        ):
+            raise DataError(f"a number of tokens from 1 is expected, not {max_length!r}", field="max_length")
+        limit = max_length or self.max_text_length or self.tokenizer.model_max_length
+        limit = limit if limit < 1_000_000 else None  # tokenizers without a limit say 1e30
+        try:
+            padding = padding if isinstance(padding, bool) else PaddingStrategy(padding)
+            truncation = self.truncation if truncation is None else truncation
+            truncation = truncation if isinstance(truncation, bool) else TruncationStrategy(truncation)
+        except ValueError as error:
+            raise DataError(str(error), field="padding, truncation") from error
+        if padding == PaddingStrategy.MAX_LENGTH and limit is None:
+            raise DataError("'max_length' needs the argument max_length: the tokenizer knows no limit", field="padding")
+        truncation = truncation if limit is not None else False
+        used = truncation not in (False, TruncationStrategy.DO_NOT_TRUNCATE) or padding == PaddingStrategy.MAX_LENGTH
+        return {"padding": padding, "truncation": truncation, "max_length": limit if used else None}
+
     def _process_images(self, images: list[Any]) -> dict[str, Tensor]:
         if self.image_processor is None:
             raise DataError("there are pictures, but the processor has no image processor", field="image")
-        pictures = [None if image is None else _to_pixels(image) for image in images]
+        pictures = [None if image is None else to_pixels(image, row) for row, image in enumerate(images)]
         height, width = next((picture.shape[1:] for picture in pictures if picture is not None), _BLANK_SIZE)
         blank = torch.zeros(3, height, width, dtype=torch.uint8)
-        # Tensors, not PIL images: the stock processors then stack equal sizes and work on the whole batch at once.
-        processed = self.image_processor(
-            [blank if picture is None else picture for picture in pictures],
-            input_data_format="channels_first",
-            return_tensors="pt",
-        )
+        processed = self._tensors_of([blank if picture is None else picture for picture in pictures])
         pixel_values = processed["pixel_values"]
         pixel_mask = processed.get("pixel_mask")
         if pixel_mask is None:
@@ -256,6 +326,76 @@ class MultimodalProcessor(PushToHubMixin):
         pixel_values[missing] = 0
         pixel_mask[missing] = 0
         return {"pixel_values": pixel_values, "pixel_mask": pixel_mask}
+
+    def _tensors_of(self, pictures: list[Tensor]) -> BatchFeature:
+        try:
+            # Tensors, not PIL images: the stock processors then stack equal sizes and work on the whole batch at once.
+            return self.image_processor(pictures, input_data_format="channels_first", return_tensors="pt")
+        except Exception as error:
+            for row, picture in enumerate(pictures):
+                check_processable(self.image_processor, picture.shape[2], picture.shape[1], row=row, field="image")
+            name = type(self.image_processor).__name__
+            raise DataError(f"{name} cannot make a batch of the pictures: {error}", field="image") from error
+
+
+def _listed(value: Any, single: type | tuple[type, ...], field: str) -> list[Any] | None:
+    """What is given for one sample or for several, as a list."""
+    if value is None:
+        return None
+    if isinstance(value, single) or getattr(value, "ndim", None) in (2, 3):  # an array is one picture, or (4) several
+        return [value]
+    if isinstance(value, (Mapping, bytes)) or not isinstance(value, Iterable):
+        raise DataError(f"one sample, or a list of them, is expected, not {type(value).__name__}", field=field)
+    return list(value)
+
+
+def _batch_size(
+    texts: list[Any] | None,
+    pictures: list[Any] | None,
+    features: Mapping[str, Any] | None,
+    feature_mask: Mapping[str, Any] | None,
+) -> int:
+    """B, which all that is given must agree on."""
+    for field, value in (("features", features), ("feature_mask", feature_mask)):
+        if not isinstance(value, (Mapping, type(None))):
+            raise DataError(f"a dict by modality is expected, not {type(value).__name__}", field=field)
+    unknown = sorted(set(feature_mask or {}) - set(features or {}))
+    if unknown:
+        raise DataError(f"there are no features of {unknown[0]!r} for this mask", field="feature_mask")
+    sizes = {"text": len(texts)} if texts is not None else {}
+    sizes |= {"images": len(pictures)} if pictures is not None else {}
+    for name, values in (features or {}).items():
+        if values is not None:
+            if not hasattr(values, "__len__") or isinstance(values, (str, Mapping)):
+                raise DataError(
+                    f"sequences (T, D), one a sample, are expected, not {type(values).__name__}", field=name
+                )
+            # An array of two dimensions is one sample.
+            sizes[name] = 1 if getattr(values, "ndim", None) == 2 else len(values)
+    if not sizes and not features:
+        raise DataError("nothing to process: text, images or features are expected")
+    if len(set(sizes.values())) > 1:
+        raise DataError(f"the same number of samples is expected of all, not {sizes}")
+    size = next(iter(sizes.values()), 1)
+    if not size:
+        raise DataError("nothing to process: there is no sample")
+    return size
+
+
+def _check_text(text: Any, row: int) -> None:
+    if not isinstance(text, (str, type(None))):
+        raise DataError(f"a string, or None, is expected, not {type(text).__name__}", row=row, field="text")
+    try:
+        (text or "").encode("utf-8")
+    except UnicodeEncodeError as error:
+        message = f"the character at index {error.start} is half of a pair (a lone surrogate), which is no text"
+        raise DataError(message, row=row, field="text") from error
+
+
+def _as_arrays(batch: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _as_arrays(value) if isinstance(value, dict) else value.cpu().numpy() for name, value in batch.items()
+    }
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, lowercase: bool = True) -> PreTrainedTokenizerFast:
@@ -305,52 +445,3 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, lowercase: bool = Tru
 
 def _by_frequency(counts: Counter[str]) -> list[str]:
     return sorted(counts, key=lambda item: (-counts[item], item))
-
-
-def _to_pixels(image: Any) -> Tensor:
-    """A picture as (3, H, W) uint8."""
-    if isinstance(image, Tensor):
-        if image.ndim == 3 and image.shape[0] == 3 and image.dtype == torch.uint8:
-            return image
-        raise DataError(
-            f"a picture tensor must be (3, H, W) uint8, not {tuple(image.shape)} {image.dtype}", field="image"
-        )
-    if hasattr(image, "convert"):
-        image = image.convert("RGB")
-    # A copy, because torch wants to own its memory and PIL's is read-only.
-    pixels = np.array(image)
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-    if pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or pixels.dtype != np.uint8:
-        raise DataError(f"a picture must be (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}", field="image")
-    return torch.from_numpy(pixels[:, :, :3]).permute(2, 0, 1)
-
-
-def _pad(values: Tensor | Sequence[Any], name: str, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Sequences (T_i, D) → (B, T, D) float32 and mask (B, T) int64; a padded tensor comes back with its mask."""
-    if isinstance(values, Tensor):
-        if values.ndim != 3:
-            raise DataError(f"a padded tensor must be (B, T, D), not {tuple(values.shape)}", field=name)
-        mask = torch.ones(values.shape[:2], dtype=torch.long) if mask is None else mask
-        if mask.shape != values.shape[:2]:
-            raise DataError(f"mask {tuple(mask.shape)} for features {tuple(values.shape)}", field=name)
-        return values.float(), mask.long()
-    if mask is not None:
-        raise DataError("a mask is for a padded tensor; sequences of their own lengths need none", field=name)
-    sequences = [None if value is None else np.asarray(value, dtype=np.float32) for value in values]
-    shapes = [sequence.shape for sequence in sequences if sequence is not None and sequence.size]
-    # Empty sequences tell their width too, if they have one; it is needed where the whole batch lacks the modality.
-    shapes = shapes or [sequence.shape for sequence in sequences if sequence is not None and sequence.ndim == 2]
-    if not shapes:
-        raise DataError("missing in every sample, so its width is unknown; pass an array of shape (0, D)", field=name)
-    widths = {shape[-1] for shape in shapes}
-    if len(widths) > 1 or any(len(shape) != 2 for shape in shapes):
-        raise DataError(f"sequences of one width, (T, D), are expected, not {sorted(set(shapes))}", field=name)
-    lengths = [0 if sequence is None else len(sequence) for sequence in sequences]
-    padded = np.zeros((len(sequences), max(1, *lengths), widths.pop()), dtype=np.float32)
-    mask = torch.zeros(padded.shape[:2], dtype=torch.long)
-    for index, length in enumerate(lengths):
-        if length:
-            padded[index, :length] = sequences[index]
-            mask[index, :length] = 1
-    return torch.from_numpy(padded), mask

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from io import BytesIO
+from typing import Any
 
 import numpy as np
-import PIL.Image
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
 from .errors import DataError
+from .pictures import check_processable, opened_picture
 from .schema import modalities_of, problem_type_of
 
 __all__ = [
@@ -26,7 +27,11 @@ _BATCH = 1000
 
 
 def validate_dataset(
-    dataset: DatasetDict, modalities: Mapping[str, str | int], problem_type: str, num_labels: int
+    dataset: DatasetDict,
+    modalities: Mapping[str, str | int],
+    problem_type: str,
+    num_labels: int,
+    image_processor: Any | None = None,
 ) -> None:
     """Check that a model can be trained and evaluated on a data set.
 
@@ -35,10 +40,14 @@ def validate_dataset(
         modalities (`Mapping[str, str | int]`): What the model takes: by column, `"text"`, `"image"` or the feature width.
         problem_type (`str`): The model's `problem_type`.
         num_labels (`int`): The model's number of labels; for regression 1.
+        image_processor (*optional*): The model's image processor; it is given a blank of the longest pictures' sizes, which
+            are what it may fail on.
 
     Raises:
         DataError: For an empty split; a missing modality column or one of another kind or width; a label of another
-            kind or outside the range; feature arrays of mixed widths or with NaN or Inf; an image that cannot be opened.
+            kind or outside the range; feature arrays of mixed widths or with NaN or Inf; a text that is no valid UTF-8; an
+            image that cannot be opened, is too large or too long (:mod:`hf_mmalign.data.pictures`), or that the image
+            processor cannot take. Only the headers of images are read.
             It names the split, the first row and the value, and what would be right.
     """
     if "train" not in dataset:
@@ -52,7 +61,9 @@ def validate_dataset(
             if isinstance(kind, int):
                 check_finite(data, name, f"{split}.{name}")
             elif kind == "image":
-                _check_images(data, f"{split}.{name}", name)
+                _check_images(data, f"{split}.{name}", name, image_processor)
+            else:
+                _check_texts(data, f"{split}.{name}", name)
 
 
 def feature_chunks(data: Dataset, column: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -155,13 +166,33 @@ def check_finite(data: Dataset, column: str, field: str | None = None) -> None:
         )
 
 
-def _check_images(data: Dataset, field: str, column: str) -> None:
-    """Open each picture's header; that is cheap, and the readers have decoded the files once already."""
-    for row, source in image_sources(data, column):
+def _check_texts(data: Dataset, field: str, column: str) -> None:
+    """Arrow takes any bytes for a string that it has not made itself, such as half of a surrogate pair."""
+    for first_row, array in column_batches(data, column):
         try:
-            PIL.Image.open(source).close()
-        except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"the image cannot be opened: {error}", row=row, field=field) from error
+            array.validate(full=True)
+        except pa.ArrowInvalid:
+            for offset, text in enumerate(array.cast(pa.binary())):
+                try:
+                    (text.as_py() or b"").decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise DataError(f"no valid UTF-8: {error}", row=first_row + offset, field=field) from error
+
+
+def _check_images(data: Dataset, field: str, column: str, image_processor: Any | None) -> None:
+    """Open each picture's header; that is cheap, and the readers have decoded the files once already."""
+    longest: dict[bool, tuple[float, int, int, int]] = {}  # of the upright and of the other ones: ratio, size, row
+    for row, source in image_sources(data, column):
+        with opened_picture(source, row=row, field=field) as image:
+            width, height = image.size
+        ratio = max(width, height) / min(width, height)
+        upright = height > width
+        if upright not in longest or ratio > longest[upright][0]:
+            longest[upright] = (ratio, width, height, row)
+    if image_processor is None:
+        return
+    for _, width, height, row in longest.values():
+        check_processable(image_processor, width, height, row=row, field=field)
 
 
 def image_sources(data: Dataset, column: str) -> Iterator[tuple[int, str | BytesIO]]:

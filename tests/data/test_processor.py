@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from hf_mmalign.data.errors import DataError
+from hf_mmalign.data.feature_statistics import FeatureStatistics
 from hf_mmalign.data.processor import MultimodalProcessor, train_tokenizer
 
 TEXTS = ["What is the blue shape?", "Is there a triangle in the image?", "Is a café présent?"]
@@ -155,7 +156,23 @@ def test_padded_tensors_pass_with_their_mask(processor):
     batch = processor(features={"vision": values, "audio": values}, feature_mask={"vision": mask})
     assert batch["feature_mask"]["vision"].tolist() == mask.tolist()
     assert batch["feature_mask"]["audio"].all()
-    torch.testing.assert_close(batch["features"]["vision"], values)
+    torch.testing.assert_close(batch["features"]["audio"], values)
+    torch.testing.assert_close(batch["features"]["vision"], values * mask.unsqueeze(-1))
+    assert values[1, 1:].all()  # the caller's tensor is left alone
+
+
+@pytest.mark.parametrize("left_over", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("normalised", [False, True])
+def test_what_lies_in_the_padding_of_a_padded_tensor_comes_out_as_0(left_over, normalised):
+    statistics = {"audio": FeatureStatistics(torch.full((2,), 5.0), torch.full((2,), 2.0))} if normalised else None
+    values = torch.full((2, 3, 2), 7.0)
+    values[0, 1] = left_over
+    values[1] = left_over
+    mask = torch.tensor([[True, False, True], [False, False, False]])
+    batch = MultimodalProcessor(feature_statistics=statistics)(features={"audio": values}, feature_mask={"audio": mask})
+    valid = 1.0 if normalised else 7.0
+    assert batch["features"]["audio"].tolist() == [[[valid] * 2, [0, 0], [valid] * 2], [[0, 0]] * 3]
+    assert batch["feature_mask"]["audio"].tolist() == [[1, 0, 1], [0, 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -164,9 +181,21 @@ def test_padded_tensors_pass_with_their_mask(processor):
         ({"features": {"a": [np.zeros((2, 3)), np.zeros((2, 4))]}}, "of one width"),
         ({"features": {"a": [np.zeros(3)]}}, "of one width"),
         ({"features": {"a": [None, None]}}, "width is unknown"),
-        ({"features": {"a": torch.zeros(2, 3)}}, r"\(B, T, D\)"),
+        ({"features": {"a": torch.zeros(1, 2, 2, 3)}}, r"\(B, T, D\)"),
         ({"features": {"a": torch.zeros(2, 3, 4)}, "feature_mask": {"a": torch.ones(2, 2)}}, r"mask \(2, 2\)"),
         ({"features": {"a": [np.zeros((2, 3))]}, "feature_mask": {"a": torch.ones(1, 2)}}, "a mask is for"),
+        ({"features": {"a": torch.zeros(1, 2, 3)}, "feature_mask": {"a": [[0.5, 1]]}}, "zeros and ones"),
+        ({"features": {"a": torch.zeros(1, 2, 3)}, "feature_mask": {"b": [[1, 1]]}}, "no features of 'b'"),
+        ({"features": {"a": [[["x"]]]}}, r"row 0, field 'a': a sequence of numbers"),
+        ({"features": {"a": [np.zeros((2, 3))], "b": [np.zeros((2, 3))] * 2}}, r"not \{'a': 1, 'b': 2\}"),
+        ({"text": ["a", "b"], "images": [None]}, r"not \{'text': 2, 'images': 1\}"),
+        ({"features": [np.zeros((2, 3))]}, "a dict by modality"),
+        ({"features": {"a": 3}}, "one a sample, are expected, not int"),
+        ({}, "nothing to process"),
+        ({"text": []}, "there is no sample"),
+        ({"text": ["a", 3]}, "row 1, field 'text': a string, or None, is expected, not int"),
+        ({"text": ["a", "\ud800"]}, "row 1, field 'text': .* lone surrogate"),
+        ({"images": [None, {"path": "x"}]}, "row 1, field 'image': a picture must be"),
         ({"images": [np.zeros((8, 8, 3))]}, "uint8"),
         ({"images": [torch.zeros(8, 8, 3, dtype=torch.uint8)]}, r"\(3, H, W\)"),
     ],

@@ -6,12 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ..errors import DataError
-
-# What Pillow may decode. Its other decoders are rare, less tested, or (EPS) start programs.
-_IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+from ..pictures import opened_picture
 
 
 def require_file(path: Path, what: str) -> Path:
@@ -75,18 +71,14 @@ class ImageChecker:
         """The value of an image column for a picture file: its path, so that nothing is decoded and encoded anew.
 
         Raises:
-            DataError: If the file is missing, truncated or no picture; `place` (file, row, field) goes into it.
+            DataError: If the file is missing, truncated, no picture, or one that is too large or too long
+                (:mod:`hf_mmalign.data.pictures`); `place` (file, row, field) goes into it.
         """
         if path not in self._checked:
-            try:
-                with Image.open(path, formats=_IMAGE_FORMATS) as image:
-                    # JPEG: the whole stream is read, but decoded at 1/8 scale, which is several times faster.
-                    image.draft("RGB", (max(image.width // 8, 1), max(image.height // 8, 1)))
-                    image.load()
-            except FileNotFoundError as error:
-                raise DataError(f"the image file {path} does not exist", **place) from error
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                raise DataError(f"the image file {path} cannot be read: {error}", **place) from error
+            with opened_picture(path, **place) as image:
+                # JPEG: the whole stream is read, but decoded at 1/8 scale, which is several times faster.
+                image.draft("RGB", (max(image.width // 8, 1), max(image.height // 8, 1)))
+                image.load()
             self._checked.add(path)
         return {"path": str(path), "bytes": None}
 
