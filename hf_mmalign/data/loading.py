@@ -25,6 +25,7 @@ from datasets import DatasetDict, Features
 from datasets.exceptions import DatasetGenerationError
 
 from .errors import DataError
+from .readers.files import require_text
 from .schema import (
     SPLITS,
     Source,
@@ -159,7 +160,7 @@ def _fingerprint(name: str, files: list[Path], options: dict[str, Any]) -> str:
     """A hash of the data's identity: format, options, the files' sizes and times, and the code that reads them."""
     digest = hashlib.sha256(json.dumps([name, options], sort_keys=True, default=str).encode())
     package = Path(__file__).parent
-    shared = [package / name for name in ("safe_pickle.py", "schema.py", "unpickling.py")]
+    shared = [package / name for name in ("pictures.py", "safe_pickle.py", "schema.py", "unpickling.py")]
     for source in [*shared, *sorted(package.glob("readers/*.py"))]:
         digest.update(source.read_bytes())
     for file in files:
@@ -182,11 +183,11 @@ def _build(open_source: Callable[[], Source], fingerprint: str, cache_root: Path
         features = source().features
 
     def rows(split: str) -> Iterator[dict[str, Any]]:
-        empty = True
-        for row in source().splits[split]():
-            empty = False
+        index = -1
+        for index, row in enumerate(source().splits[split]()):
+            _check_text_cells(row, split, index)
             yield row
-        if empty:
+        if index < 0:
             raise DataError(f"the {split} split is empty")
 
     splits = {}
@@ -209,6 +210,14 @@ def _build(open_source: Callable[[], Source], fingerprint: str, cache_root: Path
         draft.write_text(json.dumps(features.to_dict()), encoding="utf-8")
         draft.replace(columns_file)
     return DatasetDict(splits)
+
+
+def _check_text_cells(row: dict[str, Any], split: str, index: int) -> None:
+    """Whatever the reader, a name with a half of a surrogate pair (as a file's may have) is no text for Arrow."""
+    for column, value in row.items():
+        text = value.get("path") if isinstance(value, dict) else value
+        if isinstance(text, str) and not text.isascii():
+            require_text(text, row=index, field=f"{split}.{column}")
 
 
 def _relabelled(dataset: DatasetDict, column: str) -> DatasetDict:

@@ -25,10 +25,11 @@ from transformers.audio_utils import mel_filter_bank
 from ..errors import DataError
 from ..schema import SPLITS, Source, feature_sequence
 from .digits import DIGIT_NAMES
-from .files import require_file
+from .files import require_file, require_folder
 from .options import require_integer, require_positive
 
 _SAMPLING_RATE = 8000
+_MOST_SECONDS = 60
 _PICTURE_SIZE = 28
 _MOST_PICTURES = 1_000_000
 _LOG_FLOOR = 1e-10
@@ -119,18 +120,32 @@ class LogMel:
 
 
 def read_recording(path: Path) -> np.ndarray:
-    """The samples of a wav file, (S,) float64 in [-1, 1]. Raises `DataError` unless it is 8 kHz, mono, 16 bit and whole."""
+    """The samples of a wav file, (S,) float64 in [-1, 1].
+
+    Raises:
+        DataError: Unless it is 8 kHz, mono, 16 bit, whole, and at most a minute long.
+    """
+    size = require_file(path, "a wav file").stat().st_size
     try:
         with wave.open(str(path), "rb") as file:
             found = (file.getframerate(), file.getnchannels(), 8 * file.getsampwidth())
+            if found != (_SAMPLING_RATE, 1, 16):
+                raise DataError(f"8000 Hz, 1 channel and 16 bit are expected, not {found}", file=path)
             count = file.getnframes()
+            # Before anything is read: a header may promise 4 GB, for which memory would be taken.
+            if 2 * count > size:
+                raise DataError(f"the file ends before its {count} samples do, after {size} bytes", file=path)
+            if count > _MOST_SECONDS * _SAMPLING_RATE:
+                message = f"{count / _SAMPLING_RATE:.0f} seconds; a spoken digit, at most {_MOST_SECONDS} seconds long,"
+                raise DataError(f"{message} is expected", file=path)
             content = file.readframes(count)
-    except (OSError, EOFError, wave.Error) as error:
+    except DataError:
+        raise
+    # A damaged header makes `wave` raise nearly anything.
+    except Exception as error:
         raise DataError(f"no readable wav file: {str(error) or 'it ends too early'}", file=path) from error
-    if found != (_SAMPLING_RATE, 1, 16):
-        raise DataError(f"8000 Hz, 1 channel and 16 bit are expected, not {found}", file=path)
     if len(content) != 2 * count:
-        raise DataError(f"the file ends after {len(content) // 2} of {count} samples", file=path)
+        raise DataError(f"the file ends before its {count} samples do, after {len(content) // 2}", file=path)
     return np.frombuffer(content, "<i2") / 32768
 
 
@@ -178,10 +193,7 @@ def _read_idx(path: Path, item_shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _find_recordings(folder: Path) -> list[Recording]:
-    if not folder.is_dir():
-        raise DataError(
-            "no such folder; recordings named {digit}_{speaker}_{index}.wav are expected there", file=folder
-        )
+    require_folder(folder, "a folder of recordings named {digit}_{speaker}_{index}.wav")
     recordings = []
     for path in folder.glob("*.wav"):
         name = _RECORDING.fullmatch(path.name)

@@ -18,7 +18,7 @@ from datasets import ClassLabel, Features, Image, Value
 
 from ..errors import DataError
 from ..schema import Source
-from .files import ImageChecker, read_json, require_file
+from .files import ImageChecker, read_json, require_file, require_folder, require_text
 
 
 def open_source(path: Path, validation_fraction: float = 0.1, seed: int = 0) -> Source:
@@ -31,8 +31,12 @@ def open_source(path: Path, validation_fraction: float = 0.1, seed: int = 0) -> 
     """
     if not 0 < validation_fraction < 1:
         raise DataError(f"a number between 0 and 1 is expected, not {validation_fraction}", field="validation_fraction")
+    require_folder(path, "the data folder of easy-VQA")
     answers_file = require_file(path / "answers.txt", "the list of answers")
-    answers = answers_file.read_text(encoding="utf-8").split("\n")
+    try:
+        answers = answers_file.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"not valid UTF-8: {error}", file=answers_file) from error
     answers = [answer.strip() for answer in answers if answer.strip()]
     if not answers or len(set(answers)) < len(answers):
         raise DataError("one distinct answer a line is expected", file=answers_file)
@@ -64,6 +68,7 @@ def _questions(folder: Path, classes: ClassLabel) -> list[tuple[str, str, int]]:
             raise DataError(f"[question, answer, picture id] is expected, not {row!r}", file=file, row=index)
         if row[1] not in classes.names:
             raise DataError(f"{row[1]!r} is not among the answers in answers.txt", file=file, row=index, field="answer")
+        require_text(row[0], file=file, row=index, field="question")
     return questions
 
 

@@ -13,7 +13,17 @@ from ..pictures import opened_picture
 def require_file(path: Path, what: str) -> Path:
     """Return `path` if it is a file, else raise `DataError` saying `what` was expected there."""
     if not path.is_file():
-        raise DataError(f"no such file; {what} is expected there", file=path)
+        found = "this is a folder" if path.is_dir() else "no regular file" if path.exists() else "no such file"
+        raise DataError(f"{found}; {what} is expected there", file=path)
+    return path
+
+
+def require_folder(path: Path, what: str) -> Path:
+    """Return `path` if it is a folder, else raise `DataError` saying `what` was expected there."""
+    if not path.is_dir():
+        raise DataError(
+            f"{'this is a file' if path.is_file() else 'no such folder'}; {what} is expected there", file=path
+        )
     return path
 
 
@@ -27,10 +37,9 @@ def first_file(folder: Path, names: tuple[str, ...], what: str) -> Path:
 
 def read_json(path: Path, expected: type) -> Any:
     """The content of a JSON file whose top level must be of type `expected` (`dict` or `list`)."""
+    require_file(path, "a JSON file")
     try:
         content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError("no such file", file=path) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"not valid JSON: {error}", file=path) from error
     if not isinstance(content, expected):
@@ -40,7 +49,7 @@ def read_json(path: Path, expected: type) -> Any:
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers (from 1) and objects of a JSON-lines file; blank lines are skipped."""
-    with open(path, "rb") as file:
+    with open(require_file(path, "a JSON-lines file"), "rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -51,6 +60,23 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not isinstance(row, dict):
                 raise DataError(f"a JSON object is expected, not {_json_name(type(row))}", file=path, row=number)
             yield number, row
+
+
+def require_text(value: str, **place: Any) -> str:
+    """Return `value` if it is text that can be written as UTF-8.
+
+    JSON and pickles may hold halves of surrogate pairs ("\\ud800"), which Arrow and tokenizers stumble over later.
+
+    Raises:
+        DataError: If it is not; `place` (file, row, field) goes into it.
+    """
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = f"{value[max(0, error.start - 20) : error.start + 20]!r}"
+        message = f"half of a surrogate pair at index {error.start}, which is no text: {found}"
+        raise DataError(message, **place) from error
+    return value
 
 
 def path_inside(folder: Path, relative: str, **place: Any) -> Path:

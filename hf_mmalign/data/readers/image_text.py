@@ -19,7 +19,7 @@ from datasets import ClassLabel, Features, Image, Value
 
 from ..errors import DataError
 from ..schema import Source
-from .files import ImageChecker, first_file, path_inside, read_json_lines, require_file
+from .files import ImageChecker, first_file, path_inside, read_json_lines, require_file, require_folder, require_text
 
 _VALIDATION_FILES = ("dev.jsonl", "dev_seen.jsonl")
 _TEST_FILES = ("test.jsonl", "test_seen.jsonl")
@@ -40,6 +40,7 @@ def open_source(
         validation_file (`str`, *optional*): The validation split; by default `dev.jsonl`, else `dev_seen.jsonl`.
         test_file (`str`, *optional*): The test split; by default `test.jsonl`, else `test_seen.jsonl`.
     """
+    require_folder(path, "the folder of train.jsonl and its pictures")
     files = {
         "train": require_file(path / "train.jsonl", "the training split"),
         "validation": first_file(path, (validation_file,) if validation_file else _VALIDATION_FILES, "validation"),
@@ -79,6 +80,8 @@ def _rows(
         for field in ("img", "text"):
             if not isinstance(row[field], (str, type(None))):
                 raise DataError(f"a string, or null, is expected, not {row[field]!r}", file=file, row=line, field=field)
+        for field in ("id", "img", "text"):
+            require_text(str(row[field]), file=file, row=line, field=field)
         image = None
         if row["img"] is not None:
             place = {"file": file, "row": line, "field": "img"}
@@ -100,6 +103,7 @@ def _label(row: dict[str, Any], file: Path, line: int) -> int | str:
         raise DataError(
             f"a class id from 0 or a class name is expected, not {label!r}", file=file, row=line, field="label"
         )
+    require_text(str(label), file=file, row=line, field="label")
     return label
 
 

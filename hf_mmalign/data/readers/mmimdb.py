@@ -19,6 +19,7 @@ without it MultiBench's are used, which are the same: rows 0–15551, 15552–18
 """
 
 import json
+import reprlib
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -26,22 +27,25 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import PIL.Image
 from datasets import ClassLabel, Features, Image, List, Value
 
 from ..errors import DataError
+from ..pictures import check_picture_size
 from ..schema import Source, feature_sequence
 from .features import FiniteGate
-from .files import ImageChecker, path_inside, read_json
+from .files import ImageChecker, path_inside, read_json, require_folder, require_text
+from .hdf5 import ArrayInfo, HDF5File
+from .options import require_choice
 
 _HDF5_SUFFIXES = (".hdf5", ".h5", ".hdf")
 _SPLIT_KEYS = {"train": "train", "validation": "dev", "test": "test"}
 _MULTIBENCH_ROWS = 25959
 _MULTIBENCH_RANGES = {"train": (0, 15552), "validation": (15552, 18160), "test": (18160, 25959)}
 _CAFFE_MEANS_BGR = np.array([103.939, 116.779, 123.68], dtype=np.float32).reshape(3, 1, 1)
-_CHUNK = 256
+_VISION = {"vgg": "vgg_features", "pixels": "images"}
+_MOST_GENRES = 10_000
 
 
 def open_source(
@@ -64,6 +68,7 @@ def open_source(
     for name, value in (("poster", poster), ("nonfinite", nonfinite)):
         if value is not None:
             raise DataError("the option is for the HDF5 form", field=name)
+    require_folder(path, f"the folder, or a file with the suffix {' or '.join(_HDF5_SUFFIXES)},")
     return _open_folder(path, 25 if num_genres is None else num_genres)
 
 
@@ -75,6 +80,8 @@ def _open_folder(folder: Path, num_genres: int) -> Source:
     for key in _SPLIT_KEYS.values():
         if not isinstance(split.get(key), list) or not all(isinstance(movie, (str, int)) for movie in split[key]):
             raise DataError("a list of movie ids is expected", file=split_file, field=key)
+        for row, movie in enumerate(split[key]):
+            require_text(str(movie), file=split_file, row=row, field=key)
     counts = Counter(genre for movie in split["train"] for genre in _movie(folder, movie)["genres"])
     if len(counts) < num_genres:
         raise DataError(f"the training split has only {len(counts)} genres", file=split_file, field="num_genres")
@@ -95,6 +102,8 @@ def _movie(folder: Path, movie: str | int) -> dict[str, Any]:
         value = content.get(field)
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise DataError(f"a list of strings is expected, not {value!r}", file=file, field=field)
+        for item in value:
+            require_text(item, file=file, field=field)
     return content
 
 
@@ -113,72 +122,68 @@ def _folder_rows(folder: Path, movies: list, classes: ClassLabel, images: ImageC
 
 
 def _open_hdf5(path: Path, poster: str, nonfinite: str) -> Source:
-    if poster not in ("vgg", "pixels"):
-        raise DataError(f"vgg or pixels is expected, not {poster!r}", field="poster")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(f"not a readable HDF5 file: {error}", file=path) from error
-    with file:
-        text = _array(file, path, "features", ndim=2)
-        vision = _array(file, path, *(("vgg_features", 2) if poster == "vgg" else ("images", 4)))
-        genres = _array(file, path, "genres", ndim=2)
-        for array in (vision, genres, _array(file, path, "imdb_ids", ndim=1)):
-            if len(array) != len(text):
-                field = array.name.strip("/")
-                raise DataError(f"{len(array)} rows, but {len(text)} in features", file=path, field=field)
-        if poster == "pixels" and vision.shape[1] != 3:
-            raise DataError(f"(N, 3, H, W) is expected, not {vision.shape}", file=path, field="images")
-        ranges = _split_ranges(file, len(text), path)
-        classes = ClassLabel(names=_genre_names(genres, path))
-        widths = text.shape[1], vision.shape[1]
+    require_choice("poster", poster, ("vgg", "pixels"))
+    vision = _VISION[poster]
+    with HDF5File(path) as file:
+        found = file.describe(["features", vision, "genres", "imdb_ids"], "split", {"genres": "target_names"})
+        dimensions = {"features": 2, vision: 4 if poster == "pixels" else 2, "genres": 2, "imdb_ids": 1}
+        arrays = {name: _checked(found, name, ndim, path) for name, ndim in dimensions.items()}
+        size = arrays["features"].shape[0]
+        for name, array in arrays.items():
+            if array.shape[0] != size:
+                raise DataError(f"{array.shape[0]} rows, but {size} in features", file=path, field=name)
+            file.check_size(array)
+    if poster == "pixels":
+        _channels, height, width = arrays[vision].shape[1:]
+        if _channels != 3:
+            raise DataError(f"(N, 3, H, W) is expected, not {arrays[vision].shape}", file=path, field=vision)
+        check_picture_size(width, height, "a poster", file=path, field=vision)
+    ranges = _split_ranges(found["table"], size, path)
+    classes = ClassLabel(names=_genre_names(found["attributes"]["genres"], arrays["genres"].shape[1], path))
     features = Features(
         {
             "id": Value("string"),
-            "text": feature_sequence(widths[0]),
-            **({"vision": feature_sequence(widths[1])} if poster == "vgg" else {"image": Image()}),
+            "text": feature_sequence(arrays["features"].shape[1]),
+            **({"vision": feature_sequence(arrays[vision].shape[1])} if poster == "vgg" else {"image": Image()}),
             "label": List(classes),
         }
     )
-    return Source(features, {name: partial(_hdf5_rows, path, *ranges[name], poster, nonfinite) for name in ranges})
+    rows = partial(_hdf5_rows, path, list(arrays.values()), vision, nonfinite)
+    return Source(features, {name: partial(rows, *ranges[name]) for name in ranges})
 
 
-def _array(file: h5py.File, path: Path, field: str, ndim: int) -> h5py.Dataset:
-    """The array `field`, refused where it lies in another file (HDF5 can point anywhere on the disk)."""
-    link = file.get(field, getlink=True) if field in file else None
-    array = file[field] if isinstance(link, h5py.HardLink) else None
-    if not isinstance(array, h5py.Dataset) or array.external or array.is_virtual:
-        raise DataError(f"no such array; the file has {sorted(file)}", file=path, field=field)
-    if array.ndim != ndim or array.dtype.kind not in ("fiu" if field != "imdb_ids" else "SO"):
-        found = f"shape {array.shape}, type {array.dtype}"
-        raise DataError(f"an array of {ndim} dimensions is expected, not {found}", file=path, field=field)
+def _checked(found: dict[str, Any], field: str, ndim: int, path: Path) -> ArrayInfo:
+    array = found["arrays"][field]
+    if array is None:
+        raise DataError(f"no such array; the file has {found['names']}", file=path, field=field)
+    kinds = ("text",) if field == "imdb_ids" else ("f", "i", "u")
+    if len(array.shape) != ndim or array.kind not in kinds:
+        expected = f"an array of {'text' if field == 'imdb_ids' else 'numbers'} of {ndim} dimensions is expected"
+        raise DataError(f"{expected}, not shape {array.shape}, type {array.type}", file=path, field=field)
     return array
 
 
-def _genre_names(genres: h5py.Dataset, path: Path) -> list[str]:
-    if "target_names" not in genres.attrs:
-        return [f"genre_{index}" for index in range(genres.shape[1])]
+def _genre_names(text: str | None, count: int, path: Path) -> list[str]:
+    if count > _MOST_GENRES:
+        raise DataError(f"{count} genres are implausible; at most {_MOST_GENRES}", file=path, field="genres")
+    if text is None:
+        return [f"genre_{index}" for index in range(count)]
     try:
-        names = json.loads(genres.attrs["target_names"])
-    except (TypeError, ValueError) as error:
+        names = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"the attribute target_names is not JSON: {error}", file=path, field="genres") from error
-    if not isinstance(names, list) or len(names) != genres.shape[1] or len(set(map(str, names))) != len(names):
-        raise DataError(
-            f"target_names must list {genres.shape[1]} distinct names, not {names!r}", file=path, field="genres"
-        )
-    return [str(name) for name in names]
+    if not isinstance(names, list) or len(names) != count or len(set(map(str, names))) != len(names):
+        shown = reprlib.repr(names)
+        raise DataError(f"target_names must list {count} distinct names, not {shown}", file=path, field="genres")
+    return [require_text(str(name), file=path, field="genres") for name in names]
 
 
-def _split_ranges(file: h5py.File, size: int, path: Path) -> dict[str, tuple[int, int]]:
-    if "split" in file.attrs:
-        table = file.attrs["split"]
+def _split_ranges(table: list[list] | None, size: int, path: Path) -> dict[str, tuple[int, int]]:
+    if table is not None:
+        found = {(split, source): (start, stop) for split, source, start, stop in table}
         try:
-            found = {
-                (entry["split"].decode(), entry["source"].decode()): (int(entry["start"]), int(entry["stop"]))
-                for entry in table
-            }
             ranges = {name: found[key, "genres"] for name, key in _SPLIT_KEYS.items()}
-        except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
+        except KeyError as error:
             raise DataError("not Fuel's table of train, dev and test", file=path, field="split") from error
     elif size == _MULTIBENCH_ROWS:
         ranges = _MULTIBENCH_RANGES
@@ -195,31 +200,28 @@ def _split_ranges(file: h5py.File, size: int, path: Path) -> dict[str, tuple[int
     return ranges
 
 
-def _hdf5_rows(path: Path, start: int, stop: int, poster: str, nonfinite: str) -> Iterator[dict[str, Any]]:
-    text_gate = FiniteGate(nonfinite, path, "features")
-    vision_gate = FiniteGate(nonfinite, path, "vgg_features")
-    with h5py.File(path, "r") as file:
-        for first in range(start, stop, _CHUNK):
-            rows = slice(first, min(first + _CHUNK, stop))
-            text = text_gate(file["features"][rows], first)
-            vision = (
-                vision_gate(file["vgg_features"][rows], first) if poster == "vgg" else _posters(file["images"][rows])
-            )
-            genres = file["genres"][rows]
+def _hdf5_rows(
+    path: Path, arrays: list[ArrayInfo], vision: str, nonfinite: str, start: int, stop: int
+) -> Iterator[dict[str, Any]]:
+    gates = {name: FiniteGate(nonfinite, path, name) for name in ("features", "vgg_features")}
+    with HDF5File(path) as file:
+        for first, chunk in file.chunks(arrays, start, stop):
+            text = gates["features"](chunk["features"], first)
+            pixels = vision == _VISION["pixels"]
+            visual = _posters(chunk[vision]) if pixels else gates[vision](chunk[vision], first)
+            genres = chunk["genres"]
             if not np.isin(genres, (0, 1)).all():
                 bad = first + int(np.argwhere(~np.isin(genres, (0, 1)))[0, 0])
                 raise DataError("a genre is neither 0 nor 1", file=path, row=bad, field="genres")
-            ids = file["imdb_ids"][rows]
-            for index in range(len(genres)):
-                visual = {"vision": vision[index][None]} if poster == "vgg" else {"image": _png(vision[index])}
+            for index, movie in enumerate(chunk["imdb_ids"]):
                 yield {
-                    "id": ids[index].decode("utf-8", "replace"),
+                    "id": require_text(movie, file=path, row=first + index, field="imdb_ids"),
                     "text": text[index][None],
-                    **visual,
+                    **({"image": _png(visual[index])} if pixels else {"vision": visual[index][None]}),
                     "label": np.flatnonzero(genres[index]).tolist(),
                 }
-    text_gate.close()
-    vision_gate.close()
+    for gate in gates.values():
+        gate.close()
 
 
 def _posters(images: np.ndarray) -> np.ndarray:

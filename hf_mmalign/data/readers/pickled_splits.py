@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import DataError, shown
 from ..safe_pickle import load_pickle
-from .files import require_file
+from .files import require_file, require_text
 
 _MOST_ID_PARTS = 100
 SPLIT_KEYS = {"train": "train", "validation": "valid", "test": "test"}
@@ -72,7 +72,7 @@ class PickledSplit:
                 text = text.decode("utf-8", "replace")
             if not isinstance(text, str):
                 raise self.error(f"a string is expected, not {type(entry).__name__}", field, row)
-            texts.append(str(text))
+            texts.append(require_text(str(text), file=self._path, row=row, field=f"{self._key}.{field}"))
         return texts
 
     def ids(self, field: str = "id") -> list[str]:
@@ -83,6 +83,7 @@ class PickledSplit:
                 ids.append(id_text(entry))
             except (TypeError, ValueError) as error:
                 raise self.error(f"no identifier: {error}", field, row) from error
+            require_text(ids[-1], file=self._path, row=row, field=f"{self._key}.{field}")
         return ids
 
     def array(self, field: str, kinds: str = "biuf") -> np.ndarray:

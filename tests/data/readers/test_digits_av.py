@@ -135,7 +135,7 @@ def test_wrong_option_values_are_refused(load, digits_av, options, message):
     [
         (lambda path: write_wav(path, [0] * 900, rate=16000), r"not \(16000, 1, 16\)"),
         (lambda path: write_wav(path, [0] * 900, channels=2), r"not \(8000, 2, 16\)"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "ends after"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "ends before its 400 samples do"),
         (lambda path: path.write_bytes(b""), "no readable wav file: it ends too early"),
         (lambda path: path.write_bytes(b"\x00" * 500), "no readable wav file"),
     ],
