@@ -166,9 +166,9 @@ def _fingerprint(name: str, files: list[Path], options: dict[str, Any]) -> str:
     for file in files:
         try:
             status = file.stat()
-        except FileNotFoundError:  # a dangling link; if it matters, its reader says so
+        except OSError:  # a dangling link, or one that leads to itself; if it matters, its reader says so
             continue
-        digest.update(f"{file}|{status.st_size}|{status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(file) + f"|{status.st_size}|{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:24]
 
 

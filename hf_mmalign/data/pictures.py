@@ -36,10 +36,8 @@ def check_picture_size(width: int, height: int, what: str = "the picture", **pla
     if min(width, height) < 1:
         raise DataError(f"{found}, that is none", **place)
     if width * height > MAX_PIXELS:
-        message = (
-            f"{width * height / 1e6:.0f} million, and at most {MAX_PIXELS // 10**6} million are taken; make it smaller"
-        )
-        raise DataError(f"{found}: {message}", **place)
+        message = f"at most {MAX_PIXELS // 10**6} million in all are taken; make it smaller"
+        raise DataError(f"{found}; {message}", **place)
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         message = f"one side may be at most {MAX_ASPECT_RATIO} times as long as the other; crop it"
         raise DataError(f"{found}; {message}", **place)

@@ -388,7 +388,7 @@ def _check_text(text: Any, row: int) -> None:
     try:
         (text or "").encode("utf-8")
     except UnicodeEncodeError as error:
-        message = f"the character at index {error.start} is half of a pair (a lone surrogate), which is no text"
+        message = f"half of a surrogate pair at index {error.start}, which is no text"
         raise DataError(message, row=row, field="text") from error
 
 

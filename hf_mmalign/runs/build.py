@@ -199,9 +199,10 @@ def build_collator(processor: MultimodalProcessor, config) -> MultimodalCollator
     return MultimodalCollator(processor, config.modality_kinds, config.problem_type, config.num_labels)
 
 
-def check_data(dataset: DatasetDict, config) -> None:
+def check_data(dataset: DatasetDict, config, processor: MultimodalProcessor) -> None:
     """Refuse data the model cannot train on, before training starts. Raises DataError."""
-    validate_dataset(dataset, config.modality_kinds, config.problem_type, config.num_labels)
+    kinds = config.modality_kinds
+    validate_dataset(dataset, kinds, config.problem_type, config.num_labels, processor.image_processor)
 
 
 def training_arguments(values: dict[str, Any]) -> MultimodalTrainingArguments:

@@ -49,7 +49,7 @@ def load_run(folder: str | Path, overrides: dict[str, Any] | None = None):
     processor, dataset = MultimodalProcessor.from_pretrained(folder), load_data(arguments.data)
     if not has_recipe(folder):  # nobody has seen yet whether these data are for this model
         model.config.problem_type = model.config.problem_type or problem_type_of(dataset)
-        check_data(dataset, model.config)
+        check_data(dataset, model.config, processor)
     return model, processor, arguments, dataset
 
 

@@ -47,7 +47,7 @@ def train(recipe: Recipe, with_robustness: bool = True) -> dict[str, Any]:
     processor = build_processor(arguments, dataset)
     config = build_config(arguments, dataset, processor)
     limit_text(processor, config, arguments.data.truncation)
-    check_data(dataset, config)
+    check_data(dataset, config, processor)
     primary = primary_metric_of(config, arguments)
     _select_best(training, primary)
     set_seed(training.seed)  # the weights must not depend on what reading the data drew

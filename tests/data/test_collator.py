@@ -69,6 +69,60 @@ def test_any_pattern_of_missing_modalities(processor, present):
         assert torch.isfinite(value).all()
 
 
+@pytest.mark.parametrize("missing", list(MODALITIES))
+def test_an_absent_column_is_a_missing_modality(collator, missing):
+    rows = [row(), row(), row()]
+    for index in (0, 2):
+        del rows[index][missing]
+    batch = collator(rows)
+    none = collator([row(**{missing: None}), row(), row(**{missing: None})])
+    masks = {"text": "attention_mask", "image": "pixel_mask"}
+    mask = batch[masks[missing]] if missing in masks else batch["feature_mask"][missing]
+    assert mask.flatten(1).any(1).tolist() == [False, True, False]
+    for name in ("input_ids", "pixel_values"):
+        torch.testing.assert_close(batch[name], none[name])
+    torch.testing.assert_close(batch["features"]["audio"], none["features"]["audio"])
+    assert collator([rows[0]])["labels"].tolist() == [1]  # the whole batch may lack it
+
+
+def test_rows_without_any_modality_column_are_refused(collator):
+    """The stock Trainer removes all columns that the model's forward does not name, unless it is told not to."""
+    with pytest.raises(
+        DataError, match=r"row 1: none of the columns text, image, audio, only label; .*remove_unused_col"
+    ):
+        collator([row(), {"label": 0}])
+
+
+def test_a_path_is_a_picture(collator, tmp_path):
+    image = PIL.Image.fromarray(np.random.RandomState(0).randint(0, 256, (32, 32, 3), dtype=np.uint8))
+    image.save(tmp_path / "a.png")
+    batch = collator([row(image=image), row(image=str(tmp_path / "a.png")), row(image=tmp_path / "a.png")])
+    for other in (1, 2):
+        torch.testing.assert_close(batch["pixel_values"][other], batch["pixel_values"][0])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"text": "\ud800"}, "row 1, field 'text': half of a surrogate pair"),
+        ({"text": 3.5}, "row 1, field 'text': a string, or None, is expected, not float"),
+        ({"image": "no.png"}, "row 1, field 'image': the image file no.png does not exist"),
+        ({"audio": np.full((2, 2), np.nan)}, "row 1, field 'audio': 4 NaN or Inf values"),
+    ],
+)
+def test_a_faulty_row_is_named_with_its_id(collator, fields, message):
+    with pytest.raises(DataError, match=rf"{message}.*\(the row's id is 'm7'\)"):
+        collator([row(), row(id="m7", **fields)])
+
+
+def test_the_processor_learns_the_widths_of_missing_sequences(processor, tmp_path):
+    ours = MultimodalProcessor(processor.tokenizer)
+    MultimodalCollator(ours, MODALITIES, "single_label_classification", 3)
+    ours.save_pretrained(tmp_path)
+    loaded = MultimodalProcessor.from_pretrained(tmp_path)
+    assert loaded(text="a", features={"audio": None})["features"]["audio"].shape == (1, 1, 2)
+
+
 def test_labels_by_problem_type(processor):
     def labels(problem_type, *values):
         collator = MultimodalCollator(processor, {"audio": 2}, problem_type, 3)

@@ -144,6 +144,18 @@ def test_unreadable_pictures_are_named(load, hateful_memes, content, fault):
         check(data)
 
 
+def test_text_that_is_no_utf8_is_named():
+    """Arrow does not look into what it is given; a row would raise when it is read, in the middle of an epoch."""
+    offsets = pa.py_buffer(np.array([0, 2, 2, 5], np.int32).tobytes())
+    texts = pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"ok\xed\xa0\x80")])
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["a"])})
+    table = pa.table({"text": texts, "label": pa.array([0, 0, 0], pa.int64())})
+    rows = Dataset(table.replace_schema_metadata(features.arrow_schema.metadata))
+    with pytest.raises(DataError, match=r"row 2, field 'train\.text': no valid UTF-8"):
+        check(DatasetDict(train=rows))
+    check(DatasetDict(train=rows.select([1, 0])))
+
+
 def test_unreadable_embedded_pictures_are_named():
     features = {"image": Image(), "label": ClassLabel(names=["a"])}
     rows = make(features, image=[None, {"bytes": b"no picture", "path": None}], label=[0, 0])

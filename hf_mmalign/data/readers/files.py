@@ -73,8 +73,8 @@ def require_text(value: str, **place: Any) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        found = f"{value[max(0, error.start - 20) : error.start + 20]!r}"
-        message = f"half of a surrogate pair at index {error.start}, which is no text: {found}"
+        found = value[max(0, error.start - 20) : error.start + 20]
+        message = f"half of a surrogate pair at index {error.start}, which is no text: {found!r}"
         raise DataError(message, **place) from error
     return value
 

@@ -19,7 +19,6 @@ without it MultiBench's are used, which are the same: rows 0–15551, 15552–18
 """
 
 import json
-import reprlib
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -31,7 +30,7 @@ import numpy as np
 import PIL.Image
 from datasets import ClassLabel, Features, Image, List, Value
 
-from ..errors import DataError
+from ..errors import DataError, shown
 from ..pictures import check_picture_size
 from ..schema import Source, feature_sequence
 from .features import FiniteGate
@@ -173,8 +172,8 @@ def _genre_names(text: str | None, count: int, path: Path) -> list[str]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"the attribute target_names is not JSON: {error}", file=path, field="genres") from error
     if not isinstance(names, list) or len(names) != count or len(set(map(str, names))) != len(names):
-        shown = reprlib.repr(names)
-        raise DataError(f"target_names must list {count} distinct names, not {shown}", file=path, field="genres")
+        message = f"target_names must list {count} distinct names, not {shown(names)}"
+        raise DataError(message, file=path, field="genres")
     return [require_text(str(name), file=path, field="genres") for name in names]
 
 

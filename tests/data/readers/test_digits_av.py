@@ -1,9 +1,12 @@
 """Spoken and handwritten digits: hostile files, frames, pairs and folds."""
 
 import gzip
+import os
+import resource
 import struct
 import wave
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +29,14 @@ def write_wav(path, samples, rate=8000, channels=1, width=2):
     with wave.open(str(path), "wb") as file:
         file.setparams((channels, width, rate, 0, "NONE", "not compressed"))
         file.writeframes(np.asarray(samples, "<i2").tobytes())
+
+
+def promise(path, size, channels=1):
+    """Let a wav file's header promise as many bytes of samples, of as many channels."""
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<H", content, 22, channels)
+    struct.pack_into("<I", content, 40, size)
+    path.write_bytes(content)
 
 
 def write_idx(path, array, magic=None):
@@ -136,6 +147,10 @@ def test_wrong_option_values_are_refused(load, digits_av, options, message):
         (lambda path: write_wav(path, [0] * 900, rate=16000), r"not \(16000, 1, 16\)"),
         (lambda path: write_wav(path, [0] * 900, channels=2), r"not \(8000, 2, 16\)"),
         (lambda path: path.write_bytes(path.read_bytes()[:-100]), "ends before its 400 samples do"),
+        (lambda path: promise(path, 2**32 - 1), "ends before its 2147483647 samples do, after 844 bytes"),
+        (lambda path: promise(path, 2**32 - 1, channels=2**16 - 1), r"not \(8000, 65535, 16\)"),
+        (lambda path: write_wav(path, [0] * (60 * 8000 + 1)), "60 seconds; a spoken digit, at most 60 seconds long"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "no regular file"),
         (lambda path: path.write_bytes(b""), "no readable wav file: it ends too early"),
         (lambda path: path.write_bytes(b"\x00" * 500), "no readable wav file"),
     ],
@@ -147,6 +162,27 @@ def test_a_spoilt_recording_is_named(tmp_path, spoil, message):
     spoil(path)
     with pytest.raises(DataError, match=rf"0_theo_0\.wav: .*{message}"):
         read_recording(path)
+
+
+def test_a_header_of_4_gb_takes_no_memory(tmp_path):
+    path = tmp_path / "0_theo_0.wav"
+    write_wav(path, np.arange(400))
+    promise(path, 2**32 - 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, hard))
+    try:
+        with pytest.raises(DataError, match="ends before its 2147483647 samples do"):
+            read_recording(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def test_a_file_name_that_is_no_text_is_refused(load, digits_av):
+    recording = digits_av / "recordings" / "3_theo_1.wav"
+    recording.rename(os.fsdecode(os.fsencode(recording).replace(b"theo", b"the\xff")))
+    with pytest.raises(DataError, match=r"row \d+, field 'train\.id': half of a surrogate pair"):
+        load("digits-av", digits_av, fold=0)
 
 
 def test_a_file_of_another_name_is_refused(digits_av):

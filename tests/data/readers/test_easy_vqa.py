@@ -74,6 +74,11 @@ def test_fraction_and_seed_choose_the_validation_pictures(load, small):
         ("test/questions.json", '[["what?", "purple", 0]]', r"questions\.json, row 0, field 'answer': 'purple'"),
         ("test/questions.json", '[["what?", "yes", "0"]]', r"questions\.json, row 0: \[question, answer, picture id\]"),
         ("test/questions.json", '[["what?", "yes", 77]]', r"questions\.json, row 0, field 'picture id'.*77\.png"),
+        (
+            "test/questions.json",
+            r'[["\ud800?", "yes", 0]]',
+            r"questions\.json, row 0, field 'question': half of a surrogate",
+        ),
         ("test/questions.json", "{}", r"questions\.json: a JSON array is expected, not object"),
         ("test/questions.json", "[]", "test split is empty"),
     ],
@@ -81,6 +86,12 @@ def test_fraction_and_seed_choose_the_validation_pictures(load, small):
 def test_faults_are_named(load, small, file, content, message):
     (small / file).write_text(content)
     with pytest.raises(DataError, match=message):
+        load("easy-vqa", small)
+
+
+def test_answers_in_another_encoding_are_refused(load, small):
+    (small / "answers.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(DataError, match=r"answers\.txt: not valid UTF-8"):
         load("easy-vqa", small)
 
 

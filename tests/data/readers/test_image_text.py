@@ -80,6 +80,14 @@ def test_files_of_the_other_release_by_option(load, hateful_memes):
         ({"label": True}, "field 'label'", "not True"),
         ({"label": "hateful"}, "field 'label'", "some labels are class ids and some are class names"),
         ({"label": 10**9}, "field 'label'", "implausible"),
+        (
+            {"text": "half a \ud800 pair"},
+            "field 'text'",
+            r"half of a surrogate pair at index 7, which is no text: 'half a \ud800 pair'",
+        ),
+        ({"id": "\udfff"}, "field 'id'", "half of a surrogate pair at index 0"),
+        ({"img": "img/\ud800.png"}, "field 'img'", "half of a surrogate pair at index 4"),
+        ({"label": "\ud800"}, "field 'label'", "half of a surrogate pair"),
         ({"img": "img/none.png"}, "field 'img'", "does not exist"),
         ({"img": "../secret.png"}, "field 'img'", "leads out of the data set's folder"),
         ({"img": "/etc/passwd"}, "field 'img'", "leads out of the data set's folder"),
@@ -102,6 +110,26 @@ def test_a_label_outside_the_range_is_named(load, hateful_memes):
     change(hateful_memes / "dev_seen.jsonl", 2, label=5)
     with pytest.raises(DataError, match=r"dev_seen\.jsonl, row 2, field 'label': label 5 .*ids 0 to 1"):
         load("image-text", hateful_memes)
+
+
+def test_a_whole_surrogate_pair_is_text(load, hateful_memes):
+    change(hateful_memes / "train.jsonl", 1, text="\U0001f600")
+    assert r"\ud83d\ude00" in (hateful_memes / "train.jsonl").read_text()
+    assert load("image-text", hateful_memes)["train"][0]["text"] == "\U0001f600"
+
+
+def test_surrogates_in_bytes_are_no_text_either(load, hateful_memes):
+    """`json` takes them; as UTF-8 they are not valid."""
+    file = hateful_memes / "dev_seen.jsonl"
+    file.write_bytes(file.read_bytes().replace(b"meme number 5", b"meme \xed\xa0\x80"))
+    with pytest.raises(DataError, match=r"dev_seen\.jsonl, row 2, field 'text': half of a surrogate pair at index 5"):
+        load("image-text", hateful_memes)
+
+
+@pytest.mark.parametrize("format", ["image-text", "easy-vqa"])
+def test_a_file_in_place_of_the_folder(load, hateful_memes, format):
+    with pytest.raises(DataError, match=r"train\.jsonl: this is a file; the .*folder .* is expected there"):
+        load(format, hateful_memes / "train.jsonl")
 
 
 def test_broken_json_is_named(load, hateful_memes):

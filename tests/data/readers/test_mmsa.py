@@ -237,3 +237,29 @@ def test_faults_are_named(load, write_pickle, mmsa_unaligned, change, options, m
 def test_wrong_option_values_are_refused(load, write_pickle, mmsa_aligned, options, message):
     with pytest.raises(DataError, match=message):
         load("mmsa", write_pickle(mmsa_aligned), **options)
+
+
+@pytest.mark.parametrize("reader", ["mmsa", "multibench", "iemocap", "ravdess"])
+def test_a_file_of_another_kind_is_called_what_it_is(load, tmp_path, mmsa_aligned, reader):
+    np.savez(tmp_path / "data.npz", **mmsa_aligned["train"])
+    with pytest.raises(DataError, match=r"data\.npz: a pickle is expected, and this is a zip archive \(npz"):
+        load(reader, tmp_path / "data.npz")
+    (tmp_path / "data.json").write_text("{}")
+    with pytest.raises(DataError, match=r"data\.json: not a readable pickle"):
+        load(reader, tmp_path / "data.json")
+
+
+@pytest.mark.parametrize("reader", ["mmsa", "multibench", "iemocap"])
+def test_a_folder_in_place_of_the_file(load, tmp_path, reader):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DataError, match=r"folder: this is a folder; an? .* pickle is expected there"):
+        load(reader, tmp_path / "folder")
+
+
+@pytest.mark.parametrize(("field", "options"), [("raw_text", {"text": "raw"}), ("id", {})])
+def test_half_of_a_surrogate_pair_is_no_text(load, write_pickle, mmsa_aligned, field, options):
+    mmsa_aligned["valid"][field][3] = "half \ud800"
+    with pytest.raises(
+        DataError, match=rf"data\.pkl, row 3, field 'valid\.{field}': half of a surrogate pair at index 5"
+    ):
+        load("mmsa", write_pickle(mmsa_aligned), **options)
