@@ -183,13 +183,7 @@ class MultimodalProcessor(PushToHubMixin):
         if pictures is not None:
             batch |= self._process_images(pictures)
         if features is not None:
-            batch["features"], batch["feature_mask"] = {}, {}
-            for name, sequences in features.items():
-                sequences = [None] * size if sequences is None else sequences
-                given = (feature_mask or {}).get(name)
-                values, mask = pad_features(sequences, name, given, self.feature_sizes.get(name))
-                batch["features"][name] = self._normalise(values, mask, name)
-                batch["feature_mask"][name] = mask
+            batch |= self._process_features(features, feature_mask or {}, size)
         return MultimodalBatch(_as_arrays(batch) if return_tensors == "np" else batch)
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
@@ -252,6 +246,16 @@ class MultimodalProcessor(PushToHubMixin):
             image_processor=AutoImageProcessor.from_pretrained(source, **hub) if has_image_processor else None,
             **settings,
         )
+
+    def _process_features(
+        self, features: Mapping[str, Any], feature_mask: Mapping[str, Any], size: int
+    ) -> dict[str, dict[str, Tensor]]:
+        values, masks = {}, {}
+        for name, sequences in features.items():
+            sequences = [None] * size if sequences is None else sequences
+            padded, masks[name] = pad_features(sequences, name, feature_mask.get(name), self.feature_sizes.get(name))
+            values[name] = self._normalise(padded, masks[name], name)
+        return {"features": values, "feature_mask": masks}
 
     def _normalise(self, values: Tensor, mask: Tensor, name: str) -> Tensor:
         bad = ~values.isfinite() & (mask.unsqueeze(-1) != 0)

@@ -77,13 +77,12 @@ class HDF5File:
         paths = os.pathsep.join(path for path in sys.path if path)
         environment = os.environ | {"PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         self._complaints = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            [*program, str(_MEMORY)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._complaints,
-            env=environment,
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._complaints}
+        try:
+            self._process = subprocess.Popen([*program, str(_MEMORY)], env=environment, **pipes)
+        except OSError as error:
+            message = f"Python ({sys.executable!r}) cannot be started to read the file: {error}"
+            raise DataError(message, file=self._path) from error
         return self
 
     def __exit__(self, *_exception: Any) -> None:

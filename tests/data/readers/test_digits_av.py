@@ -36,6 +36,7 @@ def promise(path, size, channels=1):
     content = bytearray(path.read_bytes())
     struct.pack_into("<H", content, 22, channels)
     struct.pack_into("<I", content, 40, size)
+    struct.pack_into("<I", content, 4, min(size + 36, 2**32 - 1))  # the whole, or reading would end there
     path.write_bytes(content)
 
 
