@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from datasets import DatasetDict, Features
 from datasets.exceptions import DatasetGenerationError
 
 from .errors import DataError
 from .readers.files import require_text
+from .readers.options import require_integer
 from .schema import (
     SPLITS,
     Source,
@@ -34,6 +36,7 @@ from .schema import (
     num_labels_of,
     problem_type_of,
 )
+from .splitting import fold_of_rows
 
 __all__ = [
     "FORMATS",
@@ -66,6 +69,7 @@ FORMATS = {
     "mmsa": Format("mmsa"),
     "multibench": Format("multibench"),
     "ravdess": Format("ravdess"),
+    "table": Format("table"),
 }
 
 
@@ -75,6 +79,10 @@ def load_multimodal_dataset(
     *,
     cache_dir: str | os.PathLike | None = None,
     label_column: str = "label",
+    folds: int | None = None,
+    fold: int | None = None,
+    fold_seed: int = 0,
+    fold_group: str | None = None,
     **options: Any,
 ) -> DatasetDict:
     """Load an embedded data set, or files in one of the field's formats, with the splits train, validation and test.
@@ -84,12 +92,17 @@ def load_multimodal_dataset(
 
     Args:
         name_or_format (`str`): A key of `FORMATS`: `digits-captions`, `digits-views` (embedded), `digits-av`, `easy-vqa`,
-            `iemocap`, `image-text`, `mmimdb`, `mmsa`, `multibench`, `ravdess`. The modules in `hf_mmalign.data.readers`
-            describe each.
-        path (`str`, *optional*): The file or folder; none for embedded data.
+            `iemocap`, `image-text`, `mmimdb`, `mmsa`, `multibench`, `ravdess`, or `table` for any table of your own. The
+            modules in `hf_mmalign.data.readers` describe each.
+        path (`str`, *optional*): The file or folder, of a `table` also a data set's name on the Hub; none for embedded data.
         cache_dir (`str`, *optional*): Where the Arrow files go; by default the cache of the `datasets` library.
         label_column (`str`): The column that becomes `label`, for data with several targets (`digits-views` has
             `target`). The former `label` is dropped.
+        folds, fold (`int`, *optional*): Divide all rows, of whatever split, into so many folds, at least 3: number `fold` is
+            the test split, the next one (after the last, the first) the validation split, the others the training split.
+            Classes are spread evenly. A format whose data have folds of their own (`ravdess`, `digits-av`) makes those.
+        fold_seed (`int`), fold_group (`str`, *optional*): Seed of the draw, and a column whose rows of one value stay in
+            one fold; of a `table` the one kept by its option `group` is taken if there is one.
         options: Options of the reader; see its `open_…` function.
 
     Returns:
@@ -98,6 +111,7 @@ def load_multimodal_dataset(
     Raises:
         DataError: For an unknown name or option, and for every malformed file: with the file, the row and the field.
     """
+    options |= _own_folds(name_or_format, folds, fold)
     opener = _opener(name_or_format, options)
     if FORMATS[name_or_format].embedded:
         if path is not None:
@@ -108,17 +122,61 @@ def load_multimodal_dataset(
         if path is None:
             raise DataError(f"{name_or_format} needs the path of its file or folder")
         root = Path(path).expanduser().absolute()
-        files = _files_under(root)
+        if name_or_format == "table" and not root.exists():
+            root, files = str(path), []  # a name on the Hub
+        else:
+            files = _files_under(root)
         open_source = partial(opener, root, **options)
     fingerprint = _fingerprint(name_or_format, files, options)
     cache_root = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
     dataset = _build(open_source, fingerprint, cache_root)
     if label_column != "label":
         dataset = _relabelled(dataset, label_column)
+    if fold is not None and "fold" not in options:
+        dataset = _folded(dataset, folds, fold, fold_seed, fold_group)
     if any(isinstance(kind, int) for kind in modalities_of(dataset).values()):
         # As plain Python rows, float32 arrays would become nested lists of floats.
         dataset = dataset.with_format("numpy")
     return dataset
+
+
+def _own_folds(name: str, folds: int | None, fold: int | None) -> dict[str, Any]:
+    """`folds` and `fold` as options of the reader, where it has them itself."""
+    if (folds is None) != (fold is None) and fold is None:
+        raise DataError("folds says how many there are; fold, from 0, says which one is the test split", field="fold")
+    if name not in FORMATS or fold is None:
+        return {}
+    known = _options_of(name)
+    given = {"folds": folds, "fold": fold}
+    return {key: value for key, value in given.items() if key in known and value is not None} if "fold" in known else {}
+
+
+def _folded(dataset: DatasetDict, folds: int | None, fold: int, seed: int, group: str | None) -> DatasetDict:
+    if folds is None:
+        raise DataError("fold says which one is the test split; folds says how many there are", field="folds")
+    rows = datasets.concatenate_datasets(list(dataset.values()))
+    group = group or ("group" if "group" in rows.features else None)
+    if group is not None and group not in rows.features:
+        raise DataError(f"there is no such column{_suggestion(group, rows.features)}", field="fold_group")
+    single = problem_type_of(dataset) == "single_label_classification"
+    plain = rows.with_format(None)
+    fold_of = fold_of_rows(
+        len(rows),
+        require_integer("folds", folds, 3, max(3, len(rows))),
+        require_integer("fold_seed", seed, 0, 2**32 - 1),
+        plain[group][:] if group is not None else None,
+        plain["label"][:] if single else None,
+    )
+    require_integer("fold", fold, 0, folds - 1)
+    kinds = {fold: "test", (fold + 1) % folds: "validation"}
+    split_of = np.array([kinds.get(number, "train") for number in range(folds)])[fold_of]
+    return DatasetDict({split: rows.select(np.flatnonzero(split_of == split)) for split in SPLITS})
+
+
+def _options_of(name: str) -> list[str]:
+    entry = FORMATS[name]
+    opener = getattr(importlib.import_module(f"{__package__}.readers.{entry.module}"), entry.function)
+    return [option for option in inspect.signature(opener).parameters if option != "path"]
 
 
 def _opener(name: str, options: dict[str, Any]) -> Callable[..., Source]:
@@ -126,7 +184,7 @@ def _opener(name: str, options: dict[str, Any]) -> Callable[..., Source]:
         raise DataError(f"{name!r} is no known data set or format{_suggestion(name, FORMATS)}")
     entry = FORMATS[name]
     opener = getattr(importlib.import_module(f"{__package__}.readers.{entry.module}"), entry.function)
-    known = [option for option in inspect.signature(opener).parameters if option != "path"]
+    known = _options_of(name)
     for option in options:
         if option not in known:
             raise DataError(f"{name} has no option {option!r}{_suggestion(option, known)}", field=option)

@@ -10,7 +10,6 @@ picture is in two splits.
 
 import gzip
 import re
-import warnings
 import wave
 import zlib
 from collections.abc import Iterator
@@ -20,19 +19,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import ClassLabel, Features, Value
-from transformers.audio_utils import mel_filter_bank
 
+from ..audio import LogMel
 from ..errors import DataError
 from ..schema import SPLITS, Source, feature_sequence
 from .digits import DIGIT_NAMES
 from .files import require_file, require_folder
-from .options import require_integer, require_positive
+from .options import require_integer
 
 _SAMPLING_RATE = 8000
 _MOST_SECONDS = 60
 _PICTURE_SIZE = 28
 _MOST_PICTURES = 1_000_000
-_LOG_FLOOR = 1e-10
 _RECORDING = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<index>\d+)\.wav")
 _SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
 
@@ -65,7 +63,7 @@ def open_source(
         window_ms (`float`), hop_ms (`float`): Length of a frame, and from frame to frame, in milliseconds.
     """
     require_integer("seed", seed, 0, 2**32 - 1)
-    mel = LogMel(n_mels, window_ms, hop_ms)
+    mel = LogMel(_SAMPLING_RATE, n_mels, window_ms, hop_ms)
     recordings = _find_recordings(path / "recordings")
     speakers = sorted({recording.speaker for recording in recordings})
     if len(speakers) < 3:
@@ -88,35 +86,6 @@ def open_source(
         }
     )
     return Source(features, {split: partial(_rows, pairs[split], pictures, mel) for split in SPLITS})
-
-
-class LogMel:
-    """Log-mel frames of a recording: Hann window, power spectrum, triangular filters equally spaced in mel (HTK).
-
-    Args:
-        n_mels (`int`), window_ms (`float`), hop_ms (`float`): As for :func:`open_source`.
-    """
-
-    def __init__(self, n_mels: int, window_ms: float, hop_ms: float):
-        require_integer("n_mels", n_mels, 1, 256)
-        self.frame_length = round(require_positive("window_ms", window_ms) * _SAMPLING_RATE / 1000)
-        self.hop_length = round(require_positive("hop_ms", hop_ms) * _SAMPLING_RATE / 1000)
-        if not (2 <= self.frame_length <= _SAMPLING_RATE and self.hop_length >= 1):
-            raise DataError(f"a window from 0.25 to 1000 ms and a hop of at least 0.125 ms, not {window_ms}, {hop_ms}")
-        # Twice the padding that a fast transform needs: the narrow filters at low frequencies then hit a bin.
-        self._fft_length = 2 << (self.frame_length - 1).bit_length()
-        self._window = np.hanning(self.frame_length + 1)[:-1]
-        with warnings.catch_warnings(action="ignore"):  # of filters without a bin, which are refused below
-            self._filters = mel_filter_bank(self._fft_length // 2 + 1, n_mels, 0.0, _SAMPLING_RATE / 2, _SAMPLING_RATE)
-        if not self._filters.any(axis=0).all():
-            message = f"{n_mels} filters are too many for windows of {window_ms} ms: some would be empty"
-            raise DataError(message, field="n_mels")
-
-    def __call__(self, samples: np.ndarray) -> np.ndarray:
-        """(S,) samples in [-1, 1] → (T, n_mels) float32, natural logarithm of power; S of at least `frame_length`."""
-        frames = np.lib.stride_tricks.sliding_window_view(samples, self.frame_length)[:: self.hop_length]
-        power = np.abs(np.fft.rfft(frames * self._window, self._fft_length)) ** 2
-        return np.log(np.maximum(power @ self._filters, _LOG_FLOOR)).astype(np.float32)
 
 
 def read_recording(path: Path) -> np.ndarray:

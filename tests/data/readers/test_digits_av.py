@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from transformers.audio_utils import mel_filter_bank, spectrogram
 
+from hf_mmalign.data.audio import LogMel
 from hf_mmalign.data.errors import DataError
-from hf_mmalign.data.readers.digits_av import LogMel, open_source, read_pictures, read_recording
+from hf_mmalign.data.readers.digits_av import open_source, read_pictures, read_recording
 from hf_mmalign.data.schema import SPLITS, modalities_of
 
 IMAGES, LABELS = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
@@ -112,17 +113,17 @@ def test_log_mel_equals_the_stock_spectrogram():
         mel_filters=mel_filter_bank(257, 40, 0.0, 4000.0, 8000),
         log_mel="log",
     )
-    np.testing.assert_allclose(LogMel(40, 25.0, 10.0)(samples), stock.T, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(LogMel(8000, 40, 25.0, 10.0)(samples), stock.T, rtol=1e-4, atol=1e-4)
 
 
 def test_a_tone_lies_in_its_filter():
     tone = np.sin(2 * np.pi * 1000 * np.arange(4000) / 8000)
     centres = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 4000 / 700), 42)[1:-1] / 2595) - 1)
-    assert set(LogMel(40, 25, 10)(tone).argmax(axis=1)) == {np.abs(centres - 1000).argmin()}
+    assert set(LogMel(8000, 40, 25, 10)(tone).argmax(axis=1)) == {np.abs(centres - 1000).argmin()}
 
 
 def test_silence_is_finite():
-    assert np.isfinite(LogMel(40, 25, 10)(np.zeros(800))).all()
+    assert np.isfinite(LogMel(8000, 40, 25, 10)(np.zeros(800))).all()
 
 
 @pytest.mark.parametrize(
@@ -228,5 +229,5 @@ def test_the_real_pictures_and_a_real_recording(shared_data):
     pictures, digits = read_pictures(folder / IMAGES, folder / LABELS)
     assert pictures.shape == (10000, 28, 28)
     assert np.bincount(digits).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    frames = LogMel(40, 25, 10)(read_recording(folder / "recordings" / "7_theo_3.wav"))
+    frames = LogMel(8000, 40, 25, 10)(read_recording(folder / "recordings" / "7_theo_3.wav"))
     assert frames.std() > 1

@@ -1,0 +1,237 @@
+"""`table`: anyone's own data, as rows of a table; see `docs/data-formats.md` for every layout.
+
+    tweet,photo,mfcc,mood                  a CSV; also JSON lines, Parquet, an .npz, a data set on the Hub or of
+    so happy today,img/1.jpg,mfcc/1.npy,good   save_to_disk, a folder of pictures or sounds, webdataset shards
+
+Whatever `datasets.load_dataset` reads. The option `columns` says which columns are modalities (our name: theirs).
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, Features, Image, Value
+
+from ..audio import LogMel
+from ..errors import DataError
+from ..schema import SPLITS, Source, feature_sequence
+from ..splitting import draw_parts
+from ..tables import open_table
+from .options import require_boolean, require_choice, require_integer
+from .table_cells import Cells, is_numeric_list, kind_of, plain
+from .table_labels import Labels
+
+_BATCH = 256
+_SYNONYMS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "dev", "valid", "val"),
+    "test": ("test", "eval"),
+}
+_DRAW = ("seed", "group", "stratify")
+_AUDIO = {"sampling_rate": 16000, "n_mels": 64, "window_ms": 25.0, "hop_ms": 10.0}
+
+
+def open_source(
+    path: Path | str,
+    columns: dict[str, str] | None = None,
+    label: str = "label",
+    label_names: list[str] | None = None,
+    task: str | None = None,
+    splits: dict[str, Any] | None = None,
+    id: str | None = None,
+    group: str | None = None,
+    audio: dict[str, Any] | None = None,
+    nonfinite: str = "error",
+) -> Source:
+    """Open a table.
+
+    Args:
+        path (`Path` or `str`): A file, a folder, or a data set's name on the Hub; see
+            :func:`hf_mmalign.data.tables.open_table`.
+        columns (`dict[str, str]`, *optional*): The modalities, our name: the table's. `text` is a text; `image` a picture,
+            by path or bytes; `audio` a sound, by path or bytes, which becomes log-mel frames, or a feature sequence; any
+            other name a feature sequence: nested lists (T, D), a flat list (D,) as one step, the same in JSON, or a path
+            to `.npy`. Relative paths start at the table. Left out, the columns that can be nothing else are taken.
+        label (`str`): The column to predict: strings or integers are classes, numbers with a fraction a regression target,
+            lists several labels at once.
+        label_names (`list[str]`, *optional*): The classes in the order of their ids; by default those of the table, sorted.
+        task (`str`, *optional*): `classification`, `multi_label` or `regression`, where the column alone would be taken for
+            another.
+        splits (`dict`, *optional*): For `train`, `validation` and `test` the table's name of the split, a file of the
+            folder, or a share of the training rows to draw, such as `{validation: 0.1, test: 0.2, seed: 0}`.
+            `stratify: true` keeps the classes' shares, `group: COLUMN` keeps rows of one group in one split. Left out, the
+            table has them under their usual names.
+        id (`str`, *optional*): A column that names each row; by default split and row number.
+        group (`str`, *optional*): A column to keep as `group`, for folds by group.
+        audio (`dict`, *optional*): Of the log-mel frames: `sampling_rate` (16000; sounds of another rate are resampled),
+            `n_mels` (64), `window_ms` (25), `hop_ms` (10).
+        nonfinite (`str`): `error`, or `replace` NaN and Inf among features by 0.
+    """
+    require_choice("nonfinite", nonfinite, ("error", "replace"))
+    plan = dict(splits or {})
+    draw = {key: plan.pop(key) for key in _DRAW if key in plan}
+    unknown = sorted(set(plan) - set(SPLITS))
+    if unknown:
+        raise DataError(f"{unknown[0]!r} is none of {', '.join((*SPLITS, *_DRAW))}", field="splits")
+    source, table = Path(path), open_table(path, _files(Path(path), plan))
+    rows = assign_splits(table, plan, draw, label, source)
+    train = rows["train"]
+    for name in (id, group):
+        if name is not None:
+            require_column(train, name, source)
+    cells = modality_cells(train, columns, {label, id, group, draw.get("group")}, audio, nonfinite, source)
+    find_widths(cells, train)
+    labels = Labels.of(rows, label, label_names, task, source)
+    features: dict[str, Any] = {"id": Value("string")}
+    features |= {cell.name: _column_type(cell) for cell in cells}
+    features |= {"group": Value("string")} if group is not None else {}
+    stream = partial(_rows, cells=cells, labels=labels, id_column=id, group=group)
+    return Source(
+        Features(features | {"label": labels.type}), {name: partial(stream, data, name) for name, data in rows.items()}
+    )
+
+
+def assign_splits(
+    table: DatasetDict, plan: Mapping[str, Any], draw: Mapping[str, Any], label: str, source: Path
+) -> dict[str, Dataset]:
+    """The table's rows as train, validation and test: by the table's own splits, by the plan, or drawn from train.
+
+    Raises:
+        DataError: If a split is not there, or nothing says where one comes from.
+    """
+    rows: dict[str, Dataset] = {}
+    fractions: dict[str, float] = {}
+    for split in SPLITS:
+        chosen = plan.get(split)
+        if isinstance(chosen, float):
+            fractions[split] = chosen
+            continue
+        names = (chosen,) if chosen is not None and chosen not in table and split not in table else _SYNONYMS[split]
+        found = next((name for name in ((chosen,) if chosen in table else names) if name in table), None)
+        if found is not None:
+            rows[split] = table[found]
+    lacking = [split for split in SPLITS if split not in rows and split not in fractions]
+    if lacking or "train" in fractions:
+        raise DataError(
+            f"the table has the splits {list(table)}; say where {lacking[0] if lacking else 'train'} comes from, for "
+            "example splits: {train: train, validation: 0.1, test: 0.2}",
+            file=source,
+            field="splits",
+        )
+    if not fractions:
+        return rows
+    seed = require_integer("seed", draw.get("seed", 0), 0, 2**32 - 1)
+    group = draw.get("group")
+    groups = _values(rows["train"], group, source) if group is not None else None
+    stratify = require_boolean("stratify", draw.get("stratify", False))
+    classes = _values(rows["train"], label, source) if stratify else None
+    parts = draw_parts(len(rows["train"]), fractions, seed, groups, classes)
+    train = rows["train"]
+    rows |= {split: train.select(parts[split]) for split in fractions}
+    return {split: train.select(parts["rest"]) if split == "train" else rows[split] for split in SPLITS}
+
+
+def modality_cells(
+    data: Dataset,
+    columns: Mapping[str, str] | None,
+    taken: set[str | None],
+    audio: Mapping[str, Any] | None,
+    nonfinite: str,
+    source: Path,
+) -> list[Cells]:
+    """A reader of cells for each modality; `taken` are columns that are something else.
+
+    Raises:
+        DataError: If a column is missing or can be no modality, or none is left.
+    """
+    if columns is None:
+        columns = {}
+        for name, column in data.features.items():
+            kind = kind_of(name, column)
+            # A string may be anything, and is taken for a file with features only where the option says so.
+            if name not in taken and kind is not None and (kind != "features" or is_numeric_list(column)):
+                columns[name] = name
+    if not isinstance(columns, Mapping) or not columns:
+        raise DataError(
+            f"no modality among the columns {list(data.features)}; name them, for example columns: {{text: tweet, image: "
+            "photo}}",
+            file=source,
+            field="columns",
+        )
+    settings = dict(_AUDIO)
+    for key, value in (audio or {}).items():
+        if key not in settings:
+            raise DataError(f"{key!r} is none of {', '.join(settings)}", field="audio")
+        settings[key] = value
+    cells = []
+    for name, theirs in columns.items():
+        column = require_column(data, theirs, source)
+        kind = kind_of(name, column)
+        if kind is None:
+            raise DataError(f"a column of type {column} is no {name}", file=source, field=theirs)
+        mel = LogMel(**settings) if kind == "audio" else None
+        width = mel.n_mels if mel else None
+        cells.append(Cells(name, kind, theirs, source, mel, nonfinite == "replace", width))
+    return cells
+
+
+def find_widths(cells: list[Cells], data: Dataset) -> None:
+    """Learn the widths of feature sequences from the first row that has each. Raises DataError where none has."""
+    for cell in cells:
+        if cell.kind != "features":
+            continue
+        for row, (value,) in enumerate(iterate(data, [cell.column])):
+            if cell(value, row, "train") is not None:
+                break
+        if cell.width is None:
+            raise DataError(
+                "missing in every training row, so its width is unknown", file=cell.source, field=cell.column
+            )
+
+
+def iterate(data: Dataset, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    """The cells of some columns, row by row, as plain values; arrays stay arrays and nothing is decoded."""
+    for table in data.select_columns(list(dict.fromkeys(columns))).with_format("arrow").iter(batch_size=_BATCH):
+        arrays = [table.column(name).combine_chunks() for name in columns]
+        for row in range(len(table)):
+            yield tuple(plain(array[row]) for array in arrays)
+
+
+def require_column(data: Dataset, name: str, source: Path) -> Any:
+    """The type of a column. Raises DataError if the table lacks it."""
+    if name not in data.features:
+        raise DataError(f"there is no such column; the table has {list(data.features)}", file=source, field=str(name))
+    return data.features[name]
+
+
+def _files(path: Path, plan: Mapping[str, Any]) -> dict[str, str] | None:
+    """The plan's files, where it names files of the folder rather than splits."""
+    files = {split: name for split, name in plan.items() if isinstance(name, str) and (path / name).is_file()}
+    return files or None
+
+
+def _values(data: Dataset, column: str, source: Path) -> list[Any]:
+    require_column(data, column, source)
+    return [value for (value,) in iterate(data, [column])]
+
+
+def _column_type(cell: Cells) -> Any:
+    if cell.kind == "text":
+        return Value("string")
+    return Image() if cell.kind == "image" else feature_sequence(cell.width)
+
+
+def _rows(
+    data: Dataset, split: str, *, cells: list[Cells], labels: Labels, id_column: str | None, group: str | None
+) -> Iterator[dict[str, Any]]:
+    columns = [cell.column for cell in cells]
+    others = [name for name in (labels.column, id_column, group) if name is not None and name in data.features]
+    for row, values in enumerate(iterate(data, [*columns, *others])):
+        rest = dict(zip(others, values[len(columns) :], strict=True))
+        name = rest.get(id_column)
+        result = {"id": f"{split}-{row}" if name is None else str(name)}
+        result |= {cell.name: cell(value, row, split) for cell, value in zip(cells, values, strict=False)}
+        if group is not None:
+            result["group"] = str(rest[group])
+        yield result | {"label": labels(rest.get(labels.column), row, split)}
