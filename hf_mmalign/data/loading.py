@@ -94,13 +94,14 @@ def load_multimodal_dataset(
         name_or_format (`str`): A key of `FORMATS`: `digits-captions`, `digits-views` (embedded), `digits-av`, `easy-vqa`,
             `iemocap`, `image-text`, `mmimdb`, `mmsa`, `multibench`, `ravdess`, or `table` for any table of your own. The
             modules in `hf_mmalign.data.readers` describe each.
-        path (`str`, *optional*): The file or folder, of a `table` also a data set's name on the Hub; none for embedded data.
+        path (`str`, *optional*): The file or folder, for a `table` also a data set's name on the Hub; none for embedded
+            data.
         cache_dir (`str`, *optional*): Where the Arrow files go; by default the cache of the `datasets` library.
         label_column (`str`): The column that becomes `label`, for data with several targets (`digits-views` has
             `target`). The former `label` is dropped.
-        folds, fold (`int`, *optional*): Divide all rows, of whatever split, into so many folds, at least 3: number `fold` is
-            the test split, the next one (after the last, the first) the validation split, the others the training split.
-            Classes are spread evenly. A format whose data have folds of their own (`ravdess`, `digits-av`) makes those.
+        folds, fold (`int`, *optional*): Divide all rows, of whatever split, into so many folds, at least 3: number `fold`
+            is the test split, the next one (after the last, the first) the validation split, the others the training
+            split. Classes are spread evenly. A format whose data have folds of their own (`ravdess`, `digits-av`) makes those.
         fold_seed (`int`), fold_group (`str`, *optional*): Seed of the draw, and a column whose rows of one value stay in
             one fold; of a `table` the one kept by its option `group` is taken if there is one.
         options: Options of the reader; see its `open_…` function.

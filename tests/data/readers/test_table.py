@@ -147,7 +147,7 @@ def test_split_names_files_and_shares(tmp_path):
     by_name = load(folder, tmp_path / "cache", splits=None)
     assert {split: len(data) for split, data in by_name.items()} == {"train": 6, "validation": 3, "test": 3}
     by_file = load(
-        tmp_path, tmp_path / "cache", splits={"train": "train.jsonl", "validation": "test.jsonl", "test": "dev.jsonl"}
+        folder, tmp_path / "cache", splits={"train": "train.jsonl", "validation": "test.jsonl", "test": "dev.jsonl"}
     )
     assert list(by_file["validation"]["text"]) == list(by_name["test"]["text"])
     mixed = load(folder, tmp_path / "cache", splits={"test": "test", "train": "train", "validation": 0.34, "seed": 3})
