@@ -101,7 +101,8 @@ def load_multimodal_dataset(
             `target`). The former `label` is dropped.
         folds, fold (`int`, *optional*): Divide all rows, of whatever split, into so many folds, at least 3: number `fold`
             is the test split, the next one (after the last, the first) the validation split, the others the training
-            split. Classes are spread evenly. A format whose data have folds of their own (`ravdess`, `digits-av`) makes those.
+            split. Classes are spread evenly. A format whose data have folds of their own (`ravdess`, `digits-av`) makes
+            those.
         fold_seed (`int`), fold_group (`str`, *optional*): Seed of the draw, and a column whose rows of one value stay in
             one fold; of a `table` the one kept by its option `group` is taken if there is one.
         options: Options of the reader; see its `open_…` function.
