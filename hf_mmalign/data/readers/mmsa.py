@@ -28,7 +28,7 @@ from datasets import ClassLabel, Features, Value
 from ..schema import Source, feature_sequence
 from .features import FiniteGate, strip_back_padding
 from .options import require_choice
-from .pickled_splits import SPLIT_KEYS, FeatureRows, PickledSplit, common_width, load_splits
+from .pickled_splits import SPLIT_KEYS, FeatureRows, PickledSplit, common_width, load_splits, modalities_in
 
 _POLARITIES = ("negative", "neutral", "positive")
 
@@ -79,12 +79,15 @@ def open_layout(
         text (`str`), nonfinite (`str`): As for :func:`open_source`.
     """
     require_choice("text", text, ("features", "raw"))
-    splits = {
-        name: _Split(split, label_field, read_labels, text == "raw") for name, split in load_splits(path, what).items()
-    }
+    loaded = load_splits(path, what)
+    fields = {"text": "raw_text" if text == "raw" else "text", "audio": "audio", "vision": "vision"}
+    modalities = modalities_in(loaded, fields, path)
+    raw = text == "raw" and "text" in modalities
+    sequences = [name for name in modalities if not (raw and name == "text")]
+    splits = {name: _Split(split, label_field, read_labels, raw, sequences) for name, split in loaded.items()}
     columns: dict[str, Any] = {"id": Value("string")}
-    for modality in ("text", "audio", "vision"):
-        if modality == "text" and text == "raw":
+    for modality in modalities:
+        if raw and modality == "text":
             columns["text"] = Value("string")
         else:
             widths = {name: split.modalities[modality].features.width for name, split in splits.items()}
@@ -119,15 +122,16 @@ class _Split:
         label_field: str,
         read_labels: Callable[[PickledSplit, str], np.ndarray],
         raw_text: bool,
+        sequences: list[str],
     ):
         self.ids = split.ids()
         self.labels = read_labels(split, label_field)
         self.texts = split.texts("raw_text") if raw_text else None
         mask = _attention_mask(split) if "text_bert" in split else None
-        features = {
-            name: split.features(name) for name in ("text", "audio", "vision") if not (raw_text and name == "text")
-        }
-        aligned = mask is not None and all(features[name].steps == mask.shape[1] for name in ("audio", "vision"))
+        features = {name: split.features(name) for name in sequences}
+        aligned = mask is not None and all(
+            rows.steps == mask.shape[1] for name, rows in features.items() if name != "text"
+        )
         self.modalities: dict[str, _Modality] = {}
         for name, rows in features.items():
             covered = mask is not None and rows.steps == mask.shape[1] and (aligned or name == "text")

@@ -22,7 +22,7 @@ from datasets import ClassLabel, Features, Value
 from ..errors import DataError
 from ..schema import Source, feature_sequence
 from .features import FiniteGate, strip_front_padding
-from .pickled_splits import SPLIT_KEYS, PickledSplit, common_width, load_splits
+from .pickled_splits import SPLIT_KEYS, PickledSplit, common_width, load_splits, modalities_in
 
 _MODALITIES = ("vision", "audio", "text")
 _CHUNK = 256
@@ -45,14 +45,16 @@ def open_source(
         drop_missing (`list[str]`, *optional*): Leave out rows in which one of these modalities is missing.
             `["text"]` gives the split sizes of MultiBench and of the papers that use it (MOSEI: 16265, 1869, 4643).
     """
-    splits = {name: _checked_split(split) for name, split in load_splits(path, "a MultiBench pickle").items()}
+    loaded = load_splits(path, "a MultiBench pickle")
+    modalities = modalities_in(loaded, {name: name for name in _MODALITIES}, path)
+    splits = {name: _checked_split(split, modalities) for name, split in loaded.items()}
     widths = {
         field: common_width({name: split[field].shape[2] for name, split in splits.items()}, field, path)
-        for field in _MODALITIES
+        for field in modalities
     }
-    unknown = sorted(set(drop_missing or ()) - set(_MODALITIES))
+    unknown = sorted(set(drop_missing or ()) - set(modalities))
     if unknown:
-        raise DataError(f"{unknown[0]!r} is none of {', '.join(_MODALITIES)}", field="drop_missing")
+        raise DataError(f"{unknown[0]!r} is none of {', '.join(modalities)}", field="drop_missing")
     label = _label_type(splits, task, path)
     columns = {"id": Value("string"), **{name: feature_sequence(width) for name, width in widths.items()}}
     rows = partial(
@@ -63,10 +65,10 @@ def open_source(
     )
 
 
-def _checked_split(split: PickledSplit) -> dict[str, Any]:
-    """The arrays of one split: modalities (N, T, D), `labels` (N,) float64, `id` list of N strings."""
+def _checked_split(split: PickledSplit, modalities: list[str]) -> dict[str, Any]:
+    """The arrays of one split: `modalities` (N, T, D), `labels` (N,) float64, `id` list of N strings."""
     checked: dict[str, Any] = {}
-    for field in _MODALITIES:
+    for field in modalities:
         array = split.entries(field)
         if not (isinstance(array, np.ndarray) and array.ndim == 3 and array.dtype.kind in "fiu"):
             found = (
@@ -96,12 +98,13 @@ def _label_type(splits: dict[str, dict[str, Any]], task: str | None, path: Path)
 def _rows(
     name: str, split: dict[str, Any], classes: bool, nonfinite: str, drop: set[str], path: Path
 ) -> Iterator[dict[str, Any]]:
-    gates = {field: FiniteGate(nonfinite, path, f"{SPLIT_KEYS[name]}.{field}") for field in _MODALITIES}
+    modalities = [field for field in _MODALITIES if field in split]
+    gates = {field: FiniteGate(nonfinite, path, f"{SPLIT_KEYS[name]}.{field}") for field in modalities}
     # The negative class is written 0 or -1.
     labels = (split["labels"] > 0).astype(np.int64) if classes else split["labels"]
     for start in range(0, len(labels), _CHUNK):
         chunk = {field: gate(split[field][start : start + _CHUNK], start) for field, gate in gates.items()}
-        for offset in range(len(chunk["vision"])):
+        for offset in range(len(chunk[modalities[0]])):
             row = {field: strip_front_padding(values[offset]) for field, values in chunk.items()}
             if any(not len(row[field]) for field in drop):
                 continue

@@ -190,6 +190,23 @@ def load_splits(path: Path, what: str) -> dict[str, PickledSplit]:
     return splits
 
 
+def modalities_in(splits: dict[str, PickledSplit], fields: dict[str, str], path: Path) -> list[str]:
+    """The modalities that a file has, in order; `fields` says in which field each would be.
+
+    Raises:
+        DataError: If there are fewer than two, or one is in some splits only.
+    """
+    found = {name: [key for key, split in splits.items() if field in split] for name, field in fields.items()}
+    for name, keys in found.items():
+        lacking = [key for key in splits if key not in keys]
+        if keys and lacking:
+            splits[lacking[0]].entries(fields[name])  # raises, with what that split has
+    present = [name for name, keys in found.items() if keys]
+    if len(present) < 2:
+        raise DataError(f"at least two of {list(fields.values())} are expected, not {present}", file=path)
+    return present
+
+
 def common_width(widths: dict[str, int], field: str, path: Path) -> int:
     """The feature width of a modality; `widths` has it by split. Raises `DataError` where the splits differ."""
     if len(set(widths.values())) > 1:

@@ -263,3 +263,20 @@ def test_half_of_a_surrogate_pair_is_no_text(load, write_pickle, mmsa_aligned, f
         DataError, match=rf"data\.pkl, row 3, field 'valid\.{field}': half of a surrogate pair at index 5"
     ):
         load("mmsa", write_pickle(mmsa_aligned), **options)
+
+
+@pytest.mark.parametrize("absent", ["text", "audio", "vision"])
+def test_two_modalities_are_enough(load, write_pickle, mmsa_unaligned, absent):
+    whole = load("mmsa", write_pickle(mmsa_unaligned))
+    for split in mmsa_unaligned.values():
+        del split[absent]
+    rows = load("mmsa", write_pickle(mmsa_unaligned))
+    assert modalities_of(rows) == {name: width for name, width in modalities_of(whole).items() if name != absent}
+    for row, expected in zip(rows["test"], whole["test"], strict=True):
+        for name in modalities_of(rows):
+            np.testing.assert_array_equal(row[name], expected[name])
+    other = "audio" if absent == "text" else "text"
+    for split in mmsa_unaligned.values():
+        del split[other]
+    with pytest.raises(DataError, match="at least two of"):
+        load("mmsa", write_pickle(mmsa_unaligned))

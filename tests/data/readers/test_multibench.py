@@ -156,3 +156,20 @@ def test_an_empty_split_is_named(load, write_pickle, mosei):
 def test_wrong_option_values_are_refused(load, write_pickle, mosei, options, field):
     with pytest.raises(DataError, match=field):
         load("multibench", write_pickle(mosei), **options)
+
+
+@pytest.mark.parametrize("absent", ["text", "audio", "vision"])
+def test_two_modalities_are_enough(load, write_pickle, mosei, absent):
+    whole = load("multibench", write_pickle(mosei))
+    for split in mosei.values():
+        del split[absent]
+    rows = load("multibench", write_pickle(mosei))
+    assert modalities_of(rows) == {name: width for name, width in modalities_of(whole).items() if name != absent}
+    for row, expected in zip(rows["test"], whole["test"], strict=True):
+        for name in modalities_of(rows):
+            np.testing.assert_array_equal(row[name], expected[name])
+    other = "audio" if absent == "text" else "text"
+    for split in mosei.values():
+        del split[other]
+    with pytest.raises(DataError, match="at least two of"):
+        load("multibench", write_pickle(mosei))
