@@ -23,6 +23,7 @@ _PUBLIC = {
     "ModalityEmbedding": "hf_mmalign.models.modeling_base",
     "MultimodalOutput": "hf_mmalign.models.modeling_base",
     "MultimodalCollator": "hf_mmalign.data.collator",
+    "MultimodalClassificationPipeline": "hf_mmalign.pipelines",
     "FeatureStatistics": "hf_mmalign.data.feature_statistics",
     "MultimodalProcessor": "hf_mmalign.data.processor",
     "load_multimodal_dataset": "hf_mmalign.data.loading",

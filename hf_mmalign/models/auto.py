@@ -6,6 +6,7 @@ modules are imported, their loading methods are wrapped to register our classes 
 """
 
 import functools
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
@@ -67,11 +68,17 @@ def _register_before(owner: type, method: str) -> None:
     setattr(owner, method, type(owner.__dict__[method])(registering))  # a class or static method as before
 
 
+def _register_pipeline(module: ModuleType) -> None:
+    """Adds our task to those of transformers' `pipeline`; if the import came from there, it will do so at its end."""
+    importlib.import_module("hf_mmalign.pipelines")
+
+
 # What is done with a module of a library right after its import.
 _AFTER_IMPORT: dict[str, Callable[[ModuleType], None]] = {
     # The methods that meet a model or processor type before any other does.
     "transformers.models.auto.configuration_auto": _registering(AutoConfig=("from_pretrained", "for_model")),
     "transformers.models.auto.processing_auto": _registering(AutoProcessor=("from_pretrained",)),
+    "transformers.pipelines": _register_pipeline,
     "transformers.pipelines.base": refuse_partial_samples,
 }
 
