@@ -28,8 +28,8 @@ class MultimodalClassificationPipeline(Pipeline):
     >>> classify({"text": "so happy today", "image": "photo.jpg"})  # a path, a URL or a PIL image
     [{'label': 'positive', 'score': 0.93}]
 
-    A sample is a dict from modalities to values: a string for `text`; a path, a URL, a PIL image or an array for `image`; an
-    array (T, D), or a vector (D,) as one step, for feature sequences. A missing key, or None, is a missing modality.
+    A sample is a dict from modalities to values: a string for `text`; a path, a URL, a PIL image or an array for `image`;
+    an array (T, D), or a vector (D,) as one step, for feature sequences. A missing key, or None, is a missing modality.
     """
 
     # Ours is no ProcessorMixin, which transformers insists on where it loads one itself.
@@ -43,14 +43,18 @@ class MultimodalClassificationPipeline(Pipeline):
         if processor is None:
             processor = model.name_or_path
             if not processor:
-                raise ValueError("A model that was not loaded from a folder needs its MultimodalProcessor: pass processor=…")
+                raise ValueError(
+                    "A model that was not loaded from a folder needs its MultimodalProcessor: pass processor=…"
+                )
         if isinstance(processor, str):
             # Of the revision that the weights are of.
             revision = getattr(model.config, "_commit_hash", None)
             processor = MultimodalProcessor.from_pretrained(processor, **({"revision": revision} if revision else {}))
         super().__init__(model, *args, processor=processor, **kwargs)
         config = self.model.config
-        problem_type = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+        problem_type = config.problem_type or (
+            "regression" if config.num_labels == 1 else "single_label_classification"
+        )
         self._problem_type = problem_type
         self._collator = MultimodalCollator(self.processor, config.modality_kinds, problem_type, config.num_labels)
 
@@ -83,7 +87,9 @@ class MultimodalClassificationPipeline(Pipeline):
     def _row(self, sample: Any) -> dict[str, Any]:
         kinds = self._collator.modalities
         if not isinstance(sample, Mapping):
-            raise DataError(f"a sample is a dict with some of the modalities {list(kinds)}, not {type(sample).__name__}")
+            raise DataError(
+                f"a sample is a dict with some of the modalities {list(kinds)}, not {type(sample).__name__}"
+            )
         unknown = sorted(set(sample) - set(kinds) - {"id", "label"})
         if unknown:
             raise DataError(f"this model's modalities are {list(kinds)}, and the sample has {unknown[0]!r}")

@@ -78,6 +78,26 @@ def _build_parser() -> argparse.ArgumentParser:
     command = subparsers.add_parser("recipes", help=help_text, description=help_text.capitalize() + ".")
     command.set_defaults(run=_recipes)
 
+    command = _add(
+        subparsers,
+        "predict",
+        _predict,
+        "predict the rows of a table",
+        "The table's columns are named as the modalities, or as the recipe's `columns` say; labels are not needed, and "
+        "modalities may be missing. Each line of the output is a JSON object: id, prediction, probabilities, modalities used. "
+        + _ANY_ARGUMENT,
+    )
+    command.add_argument("folder", metavar="FOLDER", help="output_dir of a run, or a folder that a Trainer saved")
+    command.add_argument(
+        "input", metavar="INPUT", help="a table (see docs/data-formats.md), or - for JSON lines on stdin"
+    )
+    command.add_argument("--output", metavar="FILE", help="where the lines go (default: standard output)")
+    command.add_argument("--batch_size", type=int, default=64, help="rows at a time (default: 64)")
+    command.add_argument(
+        "--device", help="where to run, such as cpu or cuda:1 (default: an accelerator, if there is one)"
+    )
+    command.add_argument("--skip_bad_rows", action="store_true", help="warn of rows that cannot be used, and go on")
+
     data.add_parser(subparsers)
     plot.add_parser(subparsers)
     return parser
@@ -155,6 +175,22 @@ def _robustness(args, rest: list[str]) -> int:
     from ..runs.recipe import parse_overrides
 
     print(robustness(args.folder, args.split, parse_overrides(rest)).to_markdown())
+    return 0
+
+
+def _predict(args, rest: list[str]) -> int:
+    from ..runs.predict import predict
+    from ..runs.recipe import parse_overrides
+
+    predict(
+        args.folder,
+        args.input,
+        args.output,
+        skip_bad_rows=args.skip_bad_rows,
+        batch_size=args.batch_size,
+        device=args.device,
+        overrides=parse_overrides(rest),
+    )
     return 0
 
 

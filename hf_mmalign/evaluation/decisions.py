@@ -19,8 +19,8 @@ def probabilities(logits: np.ndarray, problem_type: str | None) -> np.ndarray:
 def decide(logits: np.ndarray, config: Any) -> list[dict[str, Any]]:
     """One dict per sample of `(N, num_labels)` logits, of plain types.
 
-    `prediction` is a class's name, a list of labels' names, a number, or a list of numbers; `probabilities`, by name, is there
-    unless the problem is a regression.
+    `prediction` is a class's name, a list of labels' names, a number, or a list of numbers; `probabilities`, by name, is
+    there unless the problem is a regression.
     """
     names = [str(config.id2label[index]) for index in range(config.num_labels)]
     decisions = []

@@ -38,7 +38,7 @@ def load_run(folder: str | Path, overrides: dict[str, Any] | None = None):
     Raises RecipeError if the folder holds no model of ours or nothing names the data, DataError if the data are not for it.
     """
     folder = Path(folder)
-    recipe = _recipe_of(folder).override(overrides or {}, "the command line")
+    recipe = recipe_of(folder).override(overrides or {}, "the command line")
     if "dataset" not in recipe.values:
         raise RecipeError(
             f"{folder} holds no {RECIPE} that names its data; say which with `--dataset NAME --dataset_path PATH`, as in "
@@ -58,7 +58,7 @@ def has_recipe(folder: str | Path) -> bool:
     return (Path(folder) / RECIPE).exists()
 
 
-def _recipe_of(folder: Path) -> Recipe:
+def recipe_of(folder: Path) -> Recipe:
     """The recipe in a folder, or what stands for it in the config."""
     if has_recipe(folder):
         if not (folder / CONFIG_NAME).exists():

@@ -159,11 +159,7 @@ def modality_cells(
             file=source,
             field="columns",
         )
-    settings = dict(_AUDIO)
-    for key, value in (audio or {}).items():
-        if key not in settings:
-            raise DataError(f"{key!r} is none of {', '.join(settings)}", field="audio")
-        settings[key] = value
+    settings = audio_settings(audio)
     cells = []
     for name, theirs in columns.items():
         column = require_column(data, theirs, source)
@@ -174,6 +170,14 @@ def modality_cells(
         width = mel.n_mels if mel else None
         cells.append(Cells(name, kind, theirs, source, mel, nonfinite == "replace", width))
     return cells
+
+
+def audio_settings(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The arguments of :class:`LogMel`: the option `audio` over the defaults. Raises DataError for an unknown one."""
+    unknown = sorted(set(options or {}) - set(_AUDIO))
+    if unknown:
+        raise DataError(f"{unknown[0]!r} is none of {', '.join(_AUDIO)}", field="audio")
+    return _AUDIO | dict(options or {})
 
 
 def find_widths(cells: list[Cells], data: Dataset) -> None:

@@ -60,16 +60,8 @@ class Cells:
         return None if path is None else self._images.cell(self._resolve(path), **place)
 
     def _sequence(self, value: Any, place: dict[str, Any]) -> np.ndarray | None:
-        if self.mel is not None:
-            path, content = _file_of(value, "a sound", place)
-            if path is None and content is None:
-                return None
-            samples = read_audio(
-                content if content is not None else self._resolve(path), self.mel.sampling_rate, **place
-            )
-            if len(samples) < self.mel.frame_length:
-                raise DataError(f"{len(samples)} samples are shorter than a window of {self.mel.frame_length}", **place)
-            return self.mel(samples)
+        if self.mel is not None and _is_sound(value):
+            return self._log_mel(value, place)
         if isinstance(value, str):
             text = value.strip()
             if text.startswith("["):
@@ -84,6 +76,15 @@ class Cells:
             else:
                 return None
         return None if value is None else _as_sequence(value, place)
+
+    def _log_mel(self, value: Any, place: dict[str, Any]) -> np.ndarray | None:
+        path, content = _file_of(value, "a sound", place)
+        if path is None and content is None:
+            return None
+        samples = read_audio(content if content is not None else self._resolve(path), self.mel.sampling_rate, **place)
+        if len(samples) < self.mel.frame_length:
+            raise DataError(f"{len(samples)} samples are shorter than a window of {self.mel.frame_length}", **place)
+        return self.mel(samples)
 
     def _resolve(self, path: str) -> Path:
         """Relative paths start at the table's folder, or are as `datasets` resolved them."""
@@ -175,6 +176,13 @@ def _text(value: Any, place: dict[str, Any]) -> str | None:
         raise DataError(f"a text is expected, not {type(value).__name__}", **place)
     text = str(value)
     return text if text.strip() else None
+
+
+def _is_sound(value: Any) -> bool:
+    """Whether a cell holds a sound rather than numbers: a file, unless it is one of numbers."""
+    if isinstance(value, str):
+        return not value.strip().startswith("[") and not value.strip().endswith(".npy")
+    return isinstance(value, (bytes, dict))
 
 
 def _file_of(value: Any, what: str, place: dict[str, Any]) -> tuple[str | None, bytes | None]:
