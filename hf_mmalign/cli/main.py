@@ -84,7 +84,7 @@ def _build_parser() -> argparse.ArgumentParser:
         _predict,
         "predict the rows of a table",
         "The table's columns are named as the modalities, or as the recipe's `columns` say; labels are not needed, and "
-        "modalities may be missing. Each line of the output is a JSON object: id, prediction, probabilities, modalities used. "
+        "modalities may be missing. Each line of the output is an object: id, prediction, probabilities, modalities used. "
         + _ANY_ARGUMENT,
     )
     command.add_argument("folder", metavar="FOLDER", help="output_dir of a run, or a folder that a Trainer saved")

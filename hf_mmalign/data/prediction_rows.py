@@ -16,7 +16,7 @@ class PredictionRows:
     """Makes rows for a collator out of whatever columns there are; rows that cannot be used come as errors.
 
     Args:
-        modalities (`Mapping[str, str | int]`): The model's modalities, each with its kind: `"text"`, `"image"` or its width.
+        modalities (`Mapping[str, str | int]`): By modality of the model its kind: `"text"`, `"image"` or its width.
         columns (`Mapping[str, str]`, *optional*): The table's name of a modality, where it is not the modality's own.
         id (`str`): The column that names a row; where there is none, its number does.
         mel (`LogMel`, *optional*): Makes frames of the sounds of the modality `audio`.
