@@ -50,7 +50,7 @@ class MultimodalClassificationPipeline(Pipeline):
             # Of the revision that the weights are of.
             revision = getattr(model.config, "_commit_hash", None)
             processor = MultimodalProcessor.from_pretrained(processor, **({"revision": revision} if revision else {}))
-        super().__init__(model, *args, processor=processor, **kwargs)
+        super().__init__(model.eval(), *args, processor=processor, **kwargs)
         config = self.model.config
         problem_type = config.problem_type or (
             "regression" if config.num_labels == 1 else "single_label_classification"

@@ -27,7 +27,9 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     tokenizer = train_tokenizer(TEXTS, 60)
     names = {name: getattr(tokenizer, name) for name in ("cls_token_id", "sep_token_id")}
-    fields = VILT | names | {"feature_sizes": {"audio": 3}, "num_labels": 3, "problem_type": "single_label_classification"}
+    fields = (
+        VILT | names | {"feature_sizes": {"audio": 3}, "num_labels": 3, "problem_type": "single_label_classification"}
+    )
     model = ViltWmaForSequenceClassification(ViltWmaConfig(**fields, id2label={0: "a", 1: "b", 2: "c"}))
     path = tmp_path_factory.mktemp("vilt")
     model.save_pretrained(path)
@@ -74,7 +76,10 @@ def test_lists_generators_and_batches_agree_with_single_samples(folder):
     classify = pipeline("multimodal-classification", str(folder), device="cpu")
     single = [classify(sample)[0] for sample in samples()]
     for batch_size in (1, 2, 3):
-        for found in (classify(samples(), batch_size=batch_size), list(classify(iter_of(samples()), batch_size=batch_size))):
+        for found in (
+            classify(samples(), batch_size=batch_size),
+            list(classify(iter_of(samples()), batch_size=batch_size)),
+        ):
             assert [entry["label"] for (entry,) in found] == [entry["label"] for entry in single]
             np.testing.assert_allclose(
                 [entry["score"] for (entry,) in found], [entry["score"] for entry in single], atol=1e-5
@@ -100,7 +105,7 @@ def test_a_picture_by_its_path(folder, tmp_path):
         ({"txt": "x"}, {}, "the sample has 'txt'"),
         ("a text", {}, "a sample is a dict"),
         ({"text": "x"}, {"top_k": 0}, "top_k is at least 1"),
-        ({"audio": np.zeros((2, 4))}, {}, "width"),
+        ({"audio": np.zeros((2, 4))}, {}, "feature_sizes asks for"),
     ],
 )
 def test_what_is_no_sample_is_refused(folder, sample, options, message):
@@ -117,6 +122,8 @@ def test_regression_and_several_labels(tmp_path):
         sample = {"a": np.ones((2, 3)), "b": np.ones(2)}
         found = classify(sample, top_k=None)
         with torch.no_grad():
-            logits = model.eval()(**MultimodalProcessor()(features={"a": [np.ones((2, 3))], "b": [np.ones((1, 2))]})).logits[0]
+            logits = model.eval()(
+                **MultimodalProcessor()(features={"a": [np.ones((2, 3))], "b": [np.ones((1, 2))]})
+            ).logits[0]
         expected = logits if problem_type == "regression" else logits.sigmoid().sort(descending=True).values
         np.testing.assert_allclose([entry["score"] for entry in found], expected.numpy(), atol=1e-5)

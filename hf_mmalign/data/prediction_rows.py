@@ -2,8 +2,11 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TextIO
+
+from PIL import Image
 
 from .audio import LogMel
 from .errors import DataError
@@ -96,5 +99,8 @@ class PredictionRows:
         if not present:
             source = next(iter(cells.values())).source
             return DataError(f"all modalities are missing; the columns are {list(raw)}", file=source, row=row)
+        for name, value in present.items():
+            if self.modalities[name] == "image":
+                present[name] = value["path"] if value["bytes"] is None else Image.open(BytesIO(value["bytes"]))
         identifier = raw.get(self.id)
         return {"id": str(start + row if identifier is None else identifier), **present}

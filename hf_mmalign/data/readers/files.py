@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,16 @@ class ImageChecker:
                 (:mod:`hf_mmalign.data.pictures`); `place` (file, row, field) goes into it.
         """
         if path not in self._checked:
-            with opened_picture(path, **place) as image:
-                # JPEG: the whole stream is read, but decoded at 1/8 scale, which is several times faster.
-                image.draft("RGB", (max(image.width // 8, 1), max(image.height // 8, 1)))
-                image.load()
+            self.check(path, **place)
             self._checked.add(path)
         return {"path": str(path), "bytes": None}
+
+    def check(self, source: Path | BytesIO, **place: Any) -> None:
+        """Raise DataError as :meth:`cell` does, for a file or the bytes of one."""
+        with opened_picture(source, **place) as image:
+            # JPEG: the whole stream is read, but decoded at 1/8 scale, which is several times faster.
+            image.draft("RGB", (max(image.width // 8, 1), max(image.height // 8, 1)))
+            image.load()
 
 
 def _json_name(kind: type) -> str:
