@@ -146,11 +146,15 @@ def _own_folds(name: str, folds: int | None, fold: int | None) -> dict[str, Any]
     """`folds` and `fold` as options of the reader, where it has them itself."""
     if (folds is None) != (fold is None) and fold is None:
         raise DataError("folds says how many there are; fold, from 0, says which one is the test split", field="fold")
-    if name not in FORMATS or fold is None:
+    if fold is None or not has_own_folds(name):
         return {}
-    known = _options_of(name)
     given = {"folds": folds, "fold": fold}
-    return {key: value for key, value in given.items() if key in known and value is not None} if "fold" in known else {}
+    return {key: value for key, value in given.items() if key in _options_of(name) and value is not None}
+
+
+def has_own_folds(name: str) -> bool:
+    """Whether a format's data have folds of their own, by actor or speaker for example."""
+    return name in FORMATS and "fold" in _options_of(name)
 
 
 def _folded(dataset: DatasetDict, folds: int | None, fold: int, seed: int, group: str | None) -> DatasetDict:

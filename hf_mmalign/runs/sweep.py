@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ..data.loading import has_own_folds
 from ..evaluation.metrics import GREATER_IS_BETTER
 from ..trainer.checkpoints import checkpoints_in
 from .build import read_arguments
@@ -231,6 +232,8 @@ class Run:
         recipe = self.variant.recipe.override(dict(self.cell.values), f"variant {self.variant.name}")
         if self.fold is not None:
             options = recipe.values.get("dataset_options", {}) | {"fold": self.fold}
+            if not has_own_folds(recipe.values["dataset"]):
+                options = {"folds": len(self.sweep.folds)} | options
             recipe = recipe.override({"dataset_options": options}, "the folds of the sweep")
         return recipe.override({"seed": self.seed, "output_dir": str(self.folder)}, "the sweep")
 

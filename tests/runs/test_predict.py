@@ -118,3 +118,14 @@ def test_a_table_without_any_modality(run, tmp_path, capsys):
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
     assert main(["predict", str(run), str(tmp_path / "rows.csv")]) == 2
     assert "none of the columns ['tweet', 'face', 'voice'] is there" in capsys.readouterr().err
+
+
+def test_a_sweep_over_folds_of_anyone_s_table(run, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    text = RECIPE.format(path=run.parent / "rows.csv", output=tmp_path / "sweep")
+    recipe.write_text(
+        text.replace("  splits: {validation: 0.2, test: 0.2}\n", "  splits: {validation: 0.1, test: 0.1}\n")
+    )
+    assert main(["sweep", str(recipe), "--folds", "3"]) == 0
+    found = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["variants"]["recipe"]["folds"]
+    assert list(found) == ["0", "1", "2"]
