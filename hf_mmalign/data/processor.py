@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
-from transformers.utils import PushToHubMixin, cached_file
+from transformers.utils import CONFIG_NAME, PushToHubMixin, cached_file
 
 from ..stub import write_stub
 from .errors import DataError
@@ -227,14 +227,19 @@ class MultimodalProcessor(PushToHubMixin):
         def find(file: str) -> str | None:
             return cached_file(source, file, _raise_exceptions_for_missing_entries=False, **hub)
 
-        config_file = find(_CONFIG_FILE)
-        config = json.loads(Path(config_file).read_text(encoding="utf-8")) if config_file else {}
+        def read(file: str) -> dict[str, Any]:
+            path = find(file)
+            return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+
+        config = read(_CONFIG_FILE)
         has_tokenizer = any(find(file) for file in _TOKENIZER_FILES)
         # transformers' own processors save the image processor inside processor_config.json.
         has_image_processor = "image_processor" in config or find(_IMAGE_PROCESSOR_FILE)
         if not (has_tokenizer or has_image_processor or config.get("processor_class") == cls.__name__):
             raise OSError(f"{source} has neither a tokenizer nor an image processor nor a {_CONFIG_FILE} of ours")
-        settings = {name: config[name] for name in _SETTINGS if name in config}
+        # A processor that no collator has told the widths lies beside a model whose config has them.
+        sizes = config.get("feature_sizes") or read(CONFIG_NAME).get("feature_sizes") or {}
+        settings = {"feature_sizes": sizes} | {name: config[name] for name in _SETTINGS if config.get(name) is not None}
         settings |= {name: kwargs[name] for name in _SETTINGS if name in kwargs}
         normalized = config.get("normalized_features", [])
         statistics_file = find(_STATISTICS_FILE) if normalized else None

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import BatchFeature, ViltImageProcessor, ViltProcessor
 
+from hf_mmalign import DecAlignConfig
 from hf_mmalign.data.errors import DataError
 from hf_mmalign.data.feature_statistics import FeatureStatistics
 from hf_mmalign.data.processor import MultimodalProcessor, train_tokenizer
@@ -154,6 +155,19 @@ def test_a_missing_sequence_whose_width_the_processor_knows(processor, missing, 
             assert batch["feature_mask"]["audio"].tolist() == [[0], [0]]
     with pytest.raises(DataError, match=r"field 'audio': missing in every sample.*feature_sizes=\{'audio': D\}"):
         processor(text=TEXTS, features={"audio": missing})
+
+
+def test_the_width_may_come_from_the_models_config(processor, tmp_path):
+    config = DecAlignConfig(feature_sizes={"audio": 5, "vision": 3}, num_labels=2)
+    processor.save_pretrained(tmp_path)
+    config.save_pretrained(tmp_path)
+    batch = MultimodalProcessor.from_pretrained(tmp_path)(features={"audio": [None], "vision": None})
+    assert {name: tuple(values.shape) for name, values in batch["features"].items()} == {
+        "audio": (1, 1, 5),
+        "vision": (1, 1, 3),
+    }
+    replaced = MultimodalProcessor.from_pretrained(tmp_path, feature_sizes={"audio": 7})
+    assert replaced(features={"audio": [None]})["features"]["audio"].shape == (1, 1, 7)
 
 
 def test_widths_that_contradict_the_statistics_are_refused():
