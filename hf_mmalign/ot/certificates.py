@@ -21,6 +21,8 @@ def lower_bound(problem: Problem, f: Tensor) -> Tensor:
     infinity, cost = float("inf"), problem.cost.detach()
     if not cost.numel():
         return cost.new_zeros(cost.shape[0])
+    # Potentials are free up to a constant per problem, in which, where it is large, a sum's digits are lost.
+    f = f - (f.masked_fill(problem.a == 0, 0) * problem.a).sum(-1, keepdim=True)
     reduced = (cost - f.unsqueeze(-1)).masked_fill_(~problem.valid, infinity)
     g = reduced.amin(-2).masked_fill(problem.b == 0, 0)
     reduced = (cost - g.unsqueeze(-2)).masked_fill_(~problem.valid, infinity)

@@ -5,6 +5,8 @@ import contextlib
 import torch
 from torch import Tensor
 
+from .values import require_tensors
+
 # Below this norm a vector has no direction that fp32 could hold; the same threshold as torch.cosine_similarity.
 _SMALLEST_NORM = 1e-8
 
@@ -31,7 +33,12 @@ def cosine_cost(x: Tensor, y: Tensor) -> Tensor:
     Returns:
         (…, n, m) in fp32 (fp64 where an input is), also under autocast; between 0 and 2. A zero vector has cost 1 to
         every other and passes no gradient.
+
+    Raises:
+        TypeError: for what is no tensor.
+        ValueError: for different feature sizes.
     """
+    require_tensors(x=x, y=y)
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(f"x and y must have the same feature size, got x {tuple(x.shape)} and y {tuple(y.shape)}")
     with no_autocast(x.device):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .costs import full_precision, no_autocast
+from .values import require_tensors
 
 
 def bures_cost(mean_x: Tensor, covariance_x: Tensor, mean_y: Tensor, covariance_y: Tensor) -> Tensor:
@@ -22,6 +23,7 @@ def bures_cost(mean_x: Tensor, covariance_x: Tensor, mean_y: Tensor, covariance_
         (…, K, L) in fp32 (fp64 where an input is), also under autocast; nonnegative up to rounding, and differentiable
         everywhere, with finite gradients also for equal or singular covariances.
     """
+    require_tensors(mean_x=mean_x, covariance_x=covariance_x, mean_y=mean_y, covariance_y=covariance_y)
     diagonal = covariance_x.dim() == mean_x.dim()
     for name, mean, covariance in (("x", mean_x, covariance_x), ("y", mean_y, covariance_y)):
         wanted = mean.shape if diagonal else (*mean.shape, mean.shape[-1])

@@ -36,7 +36,7 @@ def hybrid(problem: Problem, *, tolerance: float = 3e-3) -> tuple[Tensor, Tensor
 
     Returns:
         plan (B, n, m) with exact marginals, and row potentials (B, n), in the cost's dtype and on its device; NaN for a
-        problem with a cost that is not finite.
+        problem with a cost that is NaN or −∞, or without a plan that avoids the pairs of cost +∞.
     """
     device, problem = problem.cost.device, problem.detach().cpu()
     _, n, m = problem.cost.shape

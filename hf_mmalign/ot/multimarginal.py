@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .costs import full_precision, no_autocast
 from .rounding import round_to_marginals
-from .values import values_at_hand
+from .values import require_tensors, values_at_hand
 
 EpsilonScale = Literal["mean_cost", "absolute"]
 _CHECK_EVERY = 5
@@ -65,7 +65,12 @@ def multi_marginal(
 
     Returns:
         :class:`MultiMarginalResult`. A problem with an all-zero marginal has plan 0 and value 0.
+
+    Raises:
+        TypeError: for what is no tensor.
+        ValueError: for shapes that do not fit, and an ``epsilon`` or its scale that have no meaning.
     """
+    require_tensors(cost=cost, **{f"marginals[{k}]": marginal for k, marginal in enumerate(marginals)})
     count = len(marginals)
     if count < 2 or cost.dim() < count or not cost.is_floating_point():
         raise ValueError(f"need a floating cost with one axis per marginal and at least 2 marginals, got {count} and "

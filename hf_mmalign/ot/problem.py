@@ -56,6 +56,19 @@ class Problem:
         valid = (a > 0).unsqueeze(-1) & (b > 0).unsqueeze(-2)
         return cls(cost.masked_fill(~valid, 0), a, b, valid)
 
+    def scaled(self) -> tuple["Problem", Tensor]:
+        """The same problems with their largest finite cost between 1 and 2, and the powers of two, (B, 1, 1), between.
+
+        Solvers compare costs with absolute tolerances (POT's simplex does) and square them. The factor is a power of two,
+        so that nothing is rounded.
+        """
+        if not self.cost.numel():
+            return self, self.cost.new_ones(self.cost.shape[0], 1, 1)
+        largest = self.cost.masked_fill(~self.cost.isfinite(), 0).abs().amax((-2, -1), keepdim=True)
+        mantissa, _ = torch.frexp(largest)  # largest = mantissa · 2^k with a mantissa of at least ½ and below 1
+        scale = torch.where(largest > 0, largest / (2 * mantissa), 1)
+        return Problem(self.cost / scale, self.a, self.b, self.valid), scale
+
     def detach(self) -> "Problem":
         return Problem(self.cost.detach(), self.a, self.b, self.valid)
 

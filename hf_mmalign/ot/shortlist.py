@@ -45,7 +45,7 @@ def shortlist(problem: Problem, *, tolerance: float = 3e-3) -> tuple[Tensor, Ten
 
     Returns:
         plan (B, n, m) with exact marginals, and row potentials (B, n), in the cost's dtype and on its device; NaN for a
-        problem with a cost that is not finite.
+        problem with a cost that is NaN or −∞, or without a plan that avoids the pairs of cost +∞.
     """
     device, problem = problem.cost.device, problem.detach().cpu()
     plan, f = _ColumnGeneration(problem).run(tolerance) if problem.cost.numel() else (problem.cost, problem.a)
@@ -69,7 +69,6 @@ class _ColumnGeneration:
 
     def run(self, tolerance: float) -> tuple[Tensor, Tensor]:
         finite = np.isfinite(self.magnitude)
-        self.plan[~finite], self.f[~finite] = np.nan, np.nan
         open_problems = np.flatnonzero(finite & (self.tokens > 0))
         shortlisted, complete = _shortlist(self.problem)
         for _ in range(_ROUNDS):
@@ -82,7 +81,7 @@ class _ColumnGeneration:
             unproven, violated = self._price(priced, tolerance)
             shortlisted[priced[unproven]] |= violated[unproven]
             open_problems = np.union1d(infeasible, priced[unproven])
-        self._solve_densely(open_problems)
+        self._solve_densely(np.union1d(open_problems, np.flatnonzero(~finite)))
         return torch.from_numpy(self.plan), torch.from_numpy(self.f).to(self.problem.cost.dtype)
 
     def _solve_on_shortlist(self, problems: np.ndarray, shortlisted: np.ndarray) -> np.ndarray:

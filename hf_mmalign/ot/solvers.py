@@ -13,6 +13,7 @@ from .interior_point import interior_point
 from .ipot import ipot
 from .problem import Problem, TransportResult
 from .shortlist import shortlist
+from .values import require_tensors
 
 Solver = Literal["auto", "hybrid", "shortlist", "interior_point", "exact", "ipot"]
 # Unless the caller says otherwise; the others need no limit.
@@ -37,7 +38,9 @@ def solve(
     the envelope theorem has it; the plan itself is a constant. Weights never receive a gradient.
 
     Args:
-        cost: (…, n, m), any floating dtype; solved in fp32 (fp64 if given), also under autocast.
+        cost: (…, n, m), any floating dtype; solved in fp32 (fp64 if given), also under autocast. +∞ forbids a pair (a
+            huge number does so badly: differences below 1e-12 of a problem's largest cost are none to the simplex).
+            ``"interior_point"``, and so ``"auto"`` on an accelerator, knows no forbidden pairs.
         a: (…, n) nonnegative weights of the rows in any dtype, so a mask will do; 0 is padding, whose costs are never
             looked at. Normalised to sum 1 per problem. None: uniform.
         b: (…, m), the same for the columns. A problem with no weight on a side has plan 0, value 0 and gradient 0.
@@ -59,13 +62,15 @@ def solve(
             others find vertices of a polytope, which do not move with the cost.
 
     Returns:
-        Plan (…, n, m), value (…) and lower bound (…) in fp32 or fp64. A problem with a valid cost that is not finite
-        has value NaN.
+        Plan (…, n, m), value (…) and lower bound (…) in fp32 or fp64. The value is NaN for a problem with a cost that is
+        NaN or −∞ at valid tokens, without a plan that avoids the forbidden pairs, or, with ``"interior_point"``, with any.
 
     Raises:
+        TypeError: for what is no tensor.
         ValueError: for shapes that do not fit, an unknown solver, or an ``unroll`` that has no meaning; on the CPU
             also for weights that are negative or not finite (elsewhere looking would stall the device).
     """
+    require_tensors(cost=cost, a=a, b=b)
     if solver == "auto":
         solver = "hybrid" if cost.device.type == "cpu" else "interior_point"
     if solver not in get_args(Solver):
@@ -79,7 +84,7 @@ def solve(
         problem = Problem.build(cost, a, b)
         with torch.set_grad_enabled(unroll and torch.is_grad_enabled()):
             plan, f = _call(problem, *options)
-        value = (plan * problem.cost).sum((-2, -1))
+        value = _value(plan, problem.cost)
         bound = lower_bound(problem, f).reshape(cost.shape[:-2]) if certificate else None
         return TransportResult(plan.reshape(cost.shape), value.reshape(cost.shape[:-2]), bound)
 
@@ -88,9 +93,13 @@ def _solve_in_graph(cost: Tensor, a: Tensor | None, b: Tensor | None, options: t
     """:func:`solve` as one operator of a compiled graph, with only the value, and so its gradient, computed in it."""
     plan, bound = _solve_operator(cost.detach(), a, b, *options)
     with no_autocast(cost.device):
-        # Where nothing is transported the cost may be padding's garbage.
-        value = (plan * full_precision(cost).masked_fill(plan == 0, 0)).sum((-2, -1))
+        value = _value(plan, full_precision(cost))
     return TransportResult(plan, value, bound if options[-1] else None)
+
+
+def _value(plan: Tensor, cost: Tensor) -> Tensor:
+    """⟨cost, plan⟩ (…). Where nothing is transported the cost may be infinite, or padding's garbage."""
+    return (plan * cost.masked_fill(plan == 0, 0)).sum((-2, -1))
 
 
 # A graph cannot hold the simplex, and thousands of small steps would take minutes to compile.
@@ -123,10 +132,13 @@ def _call(
 ) -> tuple[Tensor, Tensor | None]:
     if solver == "ipot":
         return ipot(problem, step=step, iterations=iterations, potentials=certificate)
+    problem, scale = problem.detach().scaled()
     if solver == "interior_point":
-        return interior_point(problem, tolerance=tolerance, iterations=iterations)
-    if solver == "hybrid":
-        return hybrid(problem, tolerance=tolerance)
-    if solver == "shortlist":
-        return shortlist(problem, tolerance=tolerance)
-    return exact(problem)
+        plan, f = interior_point(problem, tolerance=tolerance, iterations=iterations)
+    elif solver == "hybrid":
+        plan, f = hybrid(problem, tolerance=tolerance)
+    elif solver == "shortlist":
+        plan, f = shortlist(problem, tolerance=tolerance)
+    else:
+        plan, f = exact(problem)
+    return plan, f * scale.squeeze(-1)

@@ -1,9 +1,19 @@
-"""Whether a tensor's values may be looked at."""
+"""What is a tensor, and whether its values may be looked at."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 _PLAIN = (Tensor, nn.Parameter)
+
+
+def require_tensors(**arguments: Any) -> None:
+    """Raise TypeError for an argument, given under its name, that is neither a tensor nor None."""
+    for name, value in arguments.items():
+        if value is not None and not isinstance(value, Tensor):
+            hint = "; torch.from_numpy makes one of it" if type(value).__module__ == "numpy" else ""
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__module__}.{type(value).__name__}{hint}")
 
 
 def values_at_hand(*tensors: Tensor) -> bool:

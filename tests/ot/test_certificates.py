@@ -11,12 +11,19 @@ from .problems import REGIMES, exact_values, ragged_masks, tokens
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 2**20), st.sampled_from([1e-3, 1.0, 1e3]))
-def test_any_potentials_give_a_lower_bound(n, m, seed, scale):
+@given(
+    st.integers(1, 8),
+    st.integers(1, 8),
+    st.integers(0, 2**20),
+    st.sampled_from([1e-3, 1.0, 1e3]),
+    st.sampled_from([0.0, 1e2, 1e4]),
+)
+def test_any_potentials_give_a_lower_bound(n, m, seed, scale, offset):
     generator = torch.Generator().manual_seed(seed)
     cost = scale * torch.randn(4, n, m, generator=generator)
     a, b = ragged_masks(4, n, m, seed)
-    potentials = scale * torch.randn(4, n, generator=generator)
+    potentials = scale * (offset + torch.randn(4, n, generator=generator))
+    potentials[a == 0] = torch.nan
     bound = lower_bound(Problem.build(cost, a, b), potentials)
     assert (bound <= exact_values(cost, a, b) + 1e-6 * scale).all()
 

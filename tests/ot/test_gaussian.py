@@ -36,7 +36,8 @@ def _reference(mean_x, covariance_x, mean_y, covariance_y):
 def test_agrees_with_matrix_square_roots(count, width, full, scale, seed):
     x, y = _gaussians(count, width, full, seed, scale), _gaussians(3, width, full, seed + 1, scale)
     expected = _reference(*x, *y)
-    torch.testing.assert_close(ot.bures_cost(*x, *y), expected, rtol=1e-4, atol=1e-5 * scale**2)
+    # A millionth of the variance, which full covariances get on their diagonal, moves a cost by two millionths of it.
+    torch.testing.assert_close(ot.bures_cost(*x, *y), expected, rtol=1e-4, atol=5e-5 * scale**2)
     in_fp32 = ot.bures_cost(*(t.float() for t in (*x, *y)))
     assert in_fp32.dtype == torch.float32
     torch.testing.assert_close(in_fp32.double(), expected, rtol=1e-3, atol=1e-4 * scale**2)

@@ -1,9 +1,11 @@
 import multiprocessing
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 from torch.utils.data import DataLoader, Dataset
 
 from hf_mmalign import ot
@@ -71,6 +73,96 @@ def test_any_weights_masks_ties_and_scales(problem, solver):
     assert marginal_error(result.plan, a, b) < 1e-5
     assert (result.lower_bound <= exact + 1e-6 * cost.abs().max()).all()
     torch.testing.assert_close(result.lower_bound.double(), exact, rtol=3.1e-3, atol=rounding)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.floats(-30, 30), min_size=1, max_size=4),
+    st.sampled_from([(6, 7), (18, 20)]),
+    st.sampled_from(REGIMES),
+    st.sampled_from(ACCURATE),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_costs_of_any_scale_each_problem_its_own(exponents, size, regime, solver, dtype):
+    scales = 10.0 ** torch.tensor(exponents, dtype=torch.float64)
+    cost = ot.cosine_cost(*tokens(regime, len(scales), *size)).double()
+    scaled = (cost * scales.view(-1, 1, 1)).to(dtype).requires_grad_()
+    result = ot.solve(scaled, solver=solver, certificate=True)
+    exact = exact_values(cost)
+    torch.testing.assert_close(result.value.double() / scales, exact, rtol=4e-3, atol=0)
+    if solver != "interior_point":  # whose bound only comes as near as the dtype allows
+        torch.testing.assert_close(result.lower_bound.double() / scales, exact, rtol=4e-3, atol=1e-6)
+    assert marginal_error(result.plan) < 1e-5
+    (gradient,) = torch.autograd.grad(result.value.sum(), scaled)
+    torch.testing.assert_close(gradient, result.plan, rtol=0, atol=0)
+
+
+@st.composite
+def problems_with_forbidden_pairs(draw):
+    """Costs, weights, and forbidden pairs that the weights' own plan avoids."""
+    n, m = draw(st.sampled_from([(1, 1), (1, 4), (3, 3), (5, 8), (9, 6), (18, 20)]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
+    plan = torch.rand(2, n, m, generator=generator) * (torch.rand(2, n, m, generator=generator) < 0.3)
+    plan[:, torch.arange(max(n, m)) % n, torch.arange(max(n, m)) % m] += 0.1
+    forbidden = (plan == 0) & (torch.rand(2, n, m, generator=generator) < draw(st.sampled_from([0.3, 1.0])))
+    cost = (torch.rand(2, n, m, generator=generator) - draw(st.sampled_from([0, 0.5]))) * draw(
+        st.sampled_from([1e-6, 1.0, 1e6])
+    )
+    return cost.masked_fill(forbidden, torch.inf), plan.sum(2), plan.sum(1)
+
+
+def values_by_linear_programming(cost, a, b) -> torch.Tensor:
+    """Optimal values with the finite costs' pairs as the only variables."""
+    values = []
+    for matrix, source, target in zip(cost.double().numpy(), a.double().numpy(), b.double().numpy(), strict=True):
+        row, column = np.nonzero(np.isfinite(matrix))
+        costs = matrix[row, column]
+        largest = np.abs(costs).max()
+        sums = np.concatenate(
+            [np.equal.outer(np.arange(len(source)), row), np.equal.outer(np.arange(len(target)), column)]
+        )
+        # The last sum follows from the others, and rounding would make it contradict them.
+        wanted = np.concatenate([source / source.sum(), target / target.sum()])[:-1]
+        values.append(largest * linprog(costs / largest, A_eq=sums[:-1].astype(float), b_eq=wanted).fun)
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@settings(deadline=None, max_examples=60)
+@given(problems_with_forbidden_pairs(), st.sampled_from(["auto", "hybrid", "shortlist", "exact", "ipot"]))
+def test_an_infinite_cost_forbids_a_pair(problem, solver):
+    cost, a, b = problem
+    forbidden, largest = cost == torch.inf, cost[cost.isfinite()].abs().max().item()
+    step = 0.5 * largest
+    result = ot.solve(cost.requires_grad_(), a, b, solver=solver, step=step, iterations=2000, certificate=True)
+    expected = values_by_linear_programming(cost.detach(), a, b)
+    assert (result.plan[forbidden] == 0).all()
+    assert marginal_error(result.plan, a, b) < (1e-2 if solver == "ipot" else 1e-5)
+    rtol, atol = (1e-2, 1e-2 * largest) if solver == "ipot" else (3.1e-3, 2e-5 * largest)
+    torch.testing.assert_close(result.value.double(), expected, rtol=rtol, atol=atol)
+    assert (result.lower_bound <= expected + 1e-4 * largest).all()
+    (gradient,) = torch.autograd.grad(result.value.sum(), cost)
+    torch.testing.assert_close(gradient, result.plan, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("solver", ["hybrid", "shortlist", "exact"])
+@pytest.mark.parametrize("size", [(4, 5), (20, 25)])
+def test_what_no_plan_solves_is_nan_and_spoils_no_other_problem(size, solver):
+    cost = torch.rand(4, *size)
+    expected = ot.solve(cost, solver=solver).value
+    cost[1, 2] = torch.inf  # a row that may go nowhere
+    cost[2] = torch.inf
+    cost[3, :2, 1:] = torch.inf  # two rows that must share a column too light for both
+    result = ot.solve(cost, solver=solver)
+    torch.testing.assert_close(result.value[0], expected[0])
+    assert result.value[1:].isnan().all()
+
+
+def test_a_padded_token_may_be_forbidden_everything():
+    cost = torch.rand(2, 20, 25)
+    mask = torch.ones(2, 20, dtype=torch.bool)
+    mask[0, 3:] = False
+    cost[0, 3:] = torch.inf
+    torch.testing.assert_close(ot.solve(cost, mask).value[0], ot.solve(cost[0, :3]).value, rtol=4e-3, atol=0)
 
 
 def reference_ipot(cost, valid_x, valid_y, step, iterations):
@@ -172,8 +264,10 @@ def test_garbage_at_padding_changes_nothing(solver):
     torch.testing.assert_close(dirty.grad, expected.plan)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("bad", "solver"),
+    [(bad, solver) for bad in (float("nan"), -float("inf")) for solver in SOLVERS] + [(float("inf"), "interior_point")],
+)
 def test_a_cost_that_is_not_finite_spoils_its_own_problem_only(bad, solver):
     cost = torch.rand(3, 6, 8)
     expected = ot.solve(cost, solver=solver).value
@@ -261,6 +355,29 @@ def test_the_operator_keeps_its_promises():
     torch.library.opcheck(torch.ops.hf_mmalign.solve, (cost, weights, None, "auto", 3e-3, 0, 0.5, False))
     empty = torch.ops.hf_mmalign.solve(cost[:, :0], None, None, "auto", 3e-3, 0, 0.5, False)
     assert [tuple(part.shape) for part in empty] == [(2, 0, 7), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda cost: ot.solve(cost), "cost"),
+        (lambda cost: ot.solve(torch.ones(3, 4), cost[:, 0]), "a"),
+        (lambda cost: ot.solve(torch.ones(3, 4), None, cost[0]), "b"),
+        (lambda cost: ot.cosine_cost(cost, torch.ones(3, 4)), "x"),
+        (lambda cost: ot.cosine_cost(torch.ones(3, 4), cost), "y"),
+        (lambda cost: ot.multi_marginal(cost, [torch.ones(3), torch.ones(4)]), "cost"),
+        (lambda cost: ot.multi_marginal(torch.ones(3, 4), [torch.ones(3), cost[0]]), r"marginals\[1\]"),
+        (lambda cost: ot.bures_cost(torch.ones(3, 4), torch.ones(3, 4), cost, torch.ones(3, 4)), "mean_y"),
+    ],
+)
+def test_numpy_input_is_named(call, name):
+    with pytest.raises(TypeError, match=rf"^{name} must be a torch.Tensor, got numpy.ndarray; torch.from_numpy makes"):
+        call(np.ones((3, 4)))
+
+
+def test_lists_are_no_weights():
+    with pytest.raises(TypeError, match=r"^a must be a torch.Tensor, got builtins.list$"):
+        ot.solve(torch.ones(3, 4), [1, 1, 0])
 
 
 class _Distances(Dataset):
