@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset, DatasetDict
 from torch import Tensor
 
 from .errors import DataError
 from .processor import MultimodalProcessor
+from .schema import modalities_of, num_labels_of, problem_type_of
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
@@ -51,6 +53,24 @@ class MultimodalCollator:
         self.problem_type = problem_type
         self.num_labels = num_labels
 
+    @classmethod
+    def from_dataset(cls, processor: MultimodalProcessor, dataset: Dataset | DatasetDict) -> "MultimodalCollator":
+        """A collator for a data set, of which it finds out modalities, task and number of labels.
+
+        Args:
+            processor (`MultimodalProcessor`): Makes the tensors.
+            dataset (`datasets.Dataset` or `DatasetDict`): As :func:`load_multimodal_dataset` gives it, or made by hand:
+                `text` a string, pictures as `datasets.Image`, feature sequences as `Array2D((None, D))`, lists of lists, or
+                lists (one step); `label` a `ClassLabel`, integers, floats, or a list of `ClassLabel`.
+
+        Raises:
+            DataError: If it has no modality or no label of a known task.
+        """
+        modalities = modalities_of(dataset)
+        if not modalities:
+            raise DataError("none of the columns is a modality: a text, a picture or lists of numbers are")
+        return cls(processor, modalities, problem_type_of(dataset), num_labels_of(dataset))
+
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Make a batch of B rows.
 
@@ -77,8 +97,7 @@ class MultimodalCollator:
             elif kind == "image":
                 inputs["images"] = values
             else:
-                # The empty sequence carries the width, for a batch in which every row lacks the modality.
-                features[name] = [np.zeros((0, kind), np.float32) if value is None else value for value in values]
+                features[name] = [_sequence(value, kind) for value in values]
         if features:
             inputs["features"] = features
         try:
@@ -108,3 +127,13 @@ class MultimodalCollator:
         for row, classes in enumerate(labels):
             multi_hot[row, torch.as_tensor(classes, dtype=torch.long)] = 1
         return multi_hot
+
+
+def _sequence(value: Any, width: int) -> Any:
+    """A cell as a sequence; where a data set holds a null, its NumPy format says NaN."""
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        # The empty sequence carries the width, for a batch in which every row lacks the modality.
+        return np.zeros((0, width), np.float32)
+    if isinstance(value, list) and value and not isinstance(value[0], (list, np.ndarray)):
+        return [value]
+    return value[None] if isinstance(value, (np.ndarray, Tensor)) and value.ndim == 1 and len(value) else value

@@ -68,7 +68,7 @@ def _features(data: Dataset, name: str) -> dict[str, Any]:
         finite = np.isfinite(steps)
         nonfinite += int(steps.size - finite.sum())
         values.add(steps[finite])
-    width = data.features[name].shape[1]
+    width = modalities_of(data)[name]
     summaries = {"length": lengths.result(), "value": values.result()}
     return {"kind": "features", "width": width, "missing": missing, "nonfinite": nonfinite, **summaries}
 

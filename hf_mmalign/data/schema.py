@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+import pyarrow.compute as pc
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Image, LargeList, List, Value
 
 from .errors import DataError
 
 SPLITS = ("train", "validation", "test")
 
 FEATURE_SEQUENCE_DTYPE = "float32"
+
+_NO_MODALITIES = ("id", "group", "label", "labels")
 
 
 @dataclass(frozen=True)
@@ -38,18 +41,49 @@ def feature_sequence(width: int) -> Array2D:
 def modalities_of(dataset: Dataset | DatasetDict | Features) -> dict[str, str | int]:
     """Names of the modality columns, in column order, each with its kind.
 
+    In a data set made by hand, lists of numbers are one step of features and lists of lists a sequence of them; their width
+    is that of the first row that has them. The columns `id`, `group`, `label` and `labels` are no modalities.
+
     Returns:
         `"text"` for raw text, `"image"` for pictures, and the feature width D (an `int`) for a feature sequence.
+
+    Raises:
+        DataError: If a column of lists is missing in every row, so that its width is unknown.
     """
     modalities: dict[str, str | int] = {}
     for name, column in _features_of(dataset).items():
+        if name in _NO_MODALITIES:
+            continue
         if isinstance(column, Image):
             modalities[name] = "image"
         elif isinstance(column, Array2D):
             modalities[name] = column.shape[1]
         elif name == "text" and isinstance(column, Value) and column.dtype == "string":
             modalities[name] = "text"
+        elif _list_depth(column) and not isinstance(dataset, Features):
+            modalities[name] = _first_width(dataset, name)
     return modalities
+
+
+def _list_depth(column: Any) -> int:
+    """1 for lists of numbers, 2 for lists of lists of numbers, 0 for anything else."""
+    depth = 0
+    while isinstance(column, (List, LargeList)):
+        column, depth = column.feature, depth + 1
+    numeric = isinstance(column, Value) and column.dtype.startswith(("float", "int", "uint"))
+    return depth if numeric and depth <= 2 else 0
+
+
+def _first_width(dataset: Dataset | DatasetDict, name: str) -> int:
+    for data in dataset.values() if isinstance(dataset, DatasetDict) else [dataset]:
+        for table in data.select_columns([name]).with_format("arrow").iter(batch_size=1000):
+            for cell in table.column(name):
+                value = cell.as_py() if cell.is_valid else None
+                if value:
+                    return len(value[0]) if isinstance(value[0], list) else len(value)
+    raise DataError(
+        "missing in every row, so its width is unknown; declare it: Array2D((None, D), 'float32')", field=name
+    )
 
 
 def problem_type_of(dataset: Dataset | DatasetDict | Features) -> str:
@@ -61,7 +95,10 @@ def problem_type_of(dataset: Dataset | DatasetDict | Features) -> str:
         return "multi_label_classification"
     if isinstance(label, Value) and label.dtype.startswith("float"):
         return "regression"
-    raise DataError(f"no task is known for a label column of type {label}", field="label")
+    if isinstance(label, Value) and label.dtype.startswith(("int", "uint")):
+        return "single_label_classification"
+    advice = "; dataset.class_encode_column('label') makes classes of it" if isinstance(label, Value) else ""
+    raise DataError(f"no task is known for a label column of type {label}{advice}", field="label")
 
 
 def label_names_of(dataset: Dataset | DatasetDict | Features) -> list[str] | None:
@@ -73,8 +110,11 @@ def label_names_of(dataset: Dataset | DatasetDict | Features) -> list[str] | Non
 
 
 def num_labels_of(dataset: Dataset | DatasetDict | Features) -> int:
-    """Number of classes (single- and multi-label), or 1 for regression."""
+    """Number of classes (single- and multi-label), or 1 for regression. Plain integers are classes up to the largest."""
     names = label_names_of(dataset)
+    if names is None and problem_type_of(dataset) == "single_label_classification":
+        splits = dataset.values() if isinstance(dataset, DatasetDict) else [dataset]
+        return 1 + max(int(pc.max(data.data.column("label")).as_py() or 0) for data in splits)
     return 1 if names is None else len(names)
 
 

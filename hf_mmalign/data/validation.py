@@ -69,20 +69,26 @@ def validate_dataset(
 def feature_chunks(data: Dataset, column: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Stream a feature-sequence column: (first row, lengths (n,), values (steps, D) float32) per Arrow chunk.
 
+    A missing sequence is of length 0, whether null or empty; a flat list is one step.
+
     Raises:
-        DataError: If a step is of another width than the column's type says.
+        DataError: If a step is of another width than the column's, or missing within its sequence.
     """
-    width = data.features[column].shape[1]
+    width = modalities_of(data)[column]
     for first_row, array in column_batches(data, column):
-        rows = array.storage
-        lengths = rows.value_lengths().fill_null(0).to_numpy()
-        steps = rows.flatten()
-        widths = steps.value_lengths().to_numpy()
+        rows = array.storage if isinstance(array, pa.ExtensionArray) else array
+        if pa.types.is_nested(rows.type.value_type):
+            lengths, steps = rows.value_lengths().fill_null(0).to_numpy(), rows.flatten()
+        else:
+            steps = rows.filter(pc.greater(rows.value_lengths().fill_null(0), 0))
+            lengths = (rows.value_lengths().fill_null(0).to_numpy() > 0).astype(np.int64)
+        widths = steps.value_lengths().fill_null(0).to_numpy()
         if (widths != width).any():
             at = int(np.flatnonzero(widths != width)[0])
             row = first_row + _row_of_step(lengths, at)
             raise DataError(f"a step has width {widths[at]}, the column {width}", row=row, field=column)
-        yield first_row, lengths, steps.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        values = steps.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        yield first_row, lengths, values.astype(np.float32, copy=False)
 
 
 def column_batches(data: Dataset, column: str) -> Iterator[tuple[int, pa.Array]]:
