@@ -35,14 +35,14 @@ def declared() -> Features:
 
 def made(form: str) -> Dataset:
     content = columns()
-    if form == "Array2D":  # with nulls, which `datasets` hands back as NaN
-        content["face"] = [None if face is None else [face] for face in content["face"]]
-        return Dataset.from_dict(content, features=declared())
-    data = Dataset.from_dict(content)
-    return data.with_format("numpy") if form == "numpy" else data
+    if form == "lists":  # whose NumPy format fails, in `datasets`, on a batch that begins with a null
+        return Dataset.from_dict(content)
+    content["face"] = [None if face is None else [face] for face in content["face"]]
+    data = Dataset.from_dict(content, features=declared())  # nulls, which `datasets` hands back as NaN
+    return data.with_format("numpy") if form == "Array2D as numpy" else data
 
 
-@pytest.mark.parametrize("form", ["lists", "numpy", "Array2D"])
+@pytest.mark.parametrize("form", ["lists", "Array2D", "Array2D as numpy"])
 def test_all_the_way(tmp_path, form):
     data = made(form)
     assert modalities_of(data) == {"voice": 2, "face": 3}
