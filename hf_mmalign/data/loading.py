@@ -185,6 +185,13 @@ def _options_of(name: str) -> list[str]:
     return [option for option in inspect.signature(opener).parameters if option != "path"]
 
 
+def check_options(name_or_format: str, options: dict[str, Any]) -> None:
+    """Refuse, before any data are read, what :func:`load_multimodal_dataset` would not know. Raises DataError."""
+    parameters = inspect.signature(load_multimodal_dataset).parameters.values()
+    own = {parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
+    _opener(name_or_format, {name: value for name, value in options.items() if name not in own})
+
+
 def _opener(name: str, options: dict[str, Any]) -> Callable[..., Source]:
     if name not in FORMATS:
         raise DataError(f"{name!r} is no known data set or format{_suggestion(name, FORMATS)}")
@@ -265,7 +272,7 @@ def _build(open_source: Callable[[], Source], fingerprint: str, cache_root: Path
                 fingerprint=f"{fingerprint}-{split}",
             )
         except DatasetGenerationError as error:
-            if isinstance(error.__cause__, DataError):
+            if isinstance(error.__cause__, (DataError, OSError)):  # OSError: the disk is full
                 raise error.__cause__ from None
             raise
     if not columns_file.is_file():

@@ -1,7 +1,10 @@
 """What a recipe can say beyond the fields of the model's config and of the training arguments."""
 
+import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from ..perturbation.modalities import MissingMode, NoiseDistribution
 
 
 @dataclass
@@ -27,6 +30,14 @@ class ModelArguments:
     lora_target_modules: list[str] = field(
         default_factory=lambda: ["query", "value"], metadata={"help": "Names of the layers that get adapters."}
     )
+
+    def __post_init__(self):
+        for name in ("lora_r", "lora_alpha"):
+            _at_least_one(self, name)
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora_dropout is {self.lora_dropout}; it is a probability in [0, 1).")
+        if self.use_peft and not self.lora_target_modules:
+            raise ValueError("lora_target_modules is empty; name the layers that get adapters.")
 
 
 @dataclass
@@ -56,12 +67,16 @@ class DataArguments:
         default_factory=dict, metadata={"help": "Arguments of ViltImageProcessor, over those of the checkpoint."}
     )
 
+    def __post_init__(self):
+        for name in ("max_train_samples", "max_eval_samples", "tokenizer_vocab_size"):
+            _at_least_one(self, name)
+
 
 @dataclass
 class EvaluationArguments:
     """How the trained model is evaluated."""
 
-    metrics: str | None = field(
+    metrics: Literal["sentiment", "sims", "emotion"] | None = field(
         default=None,
         metadata={
             "help": "What to report: sentiment (MOSI, MOSEI), sims (CH-SIMS), emotion (IEMOCAP); by problem type if left "
@@ -71,7 +86,7 @@ class EvaluationArguments:
     robustness: bool = field(
         default=True, metadata={"help": "Evaluate noisy and missing modalities on the test split."}
     )
-    noise: str = field(
+    noise: NoiseDistribution = field(
         default="uniform", metadata={"help": "Noise added to one modality's embeddings: uniform, gaussian."}
     )
     noise_amplitude: float = field(default=3.0, metadata={"help": "U(−a, a), or the standard deviation of a Gaussian."})
@@ -79,9 +94,25 @@ class EvaluationArguments:
     missing_ratios: list[float] = field(
         default_factory=lambda: [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0], metadata={"help": "Ratios of the missing curve."}
     )
-    missing_mode: str = field(
+    missing_mode: MissingMode = field(
         default="zero", metadata={"help": "zero: embeddings set to 0 (the paper's); mask: left out of attention."}
     )
     robustness_seeds: list[int] = field(
         default_factory=lambda: [0, 1, 2, 3, 4], metadata={"help": "Seeds of noise and of the choice of samples."}
     )
+
+    def __post_init__(self):
+        if not 0 <= self.noise_amplitude < math.inf:
+            raise ValueError(f"noise_amplitude is {self.noise_amplitude}; it is a finite number of at least 0.")
+        for name, ratios in (("missing_ratio", [self.missing_ratio]), ("missing_ratios", self.missing_ratios)):
+            if not all(0 <= ratio <= 1 for ratio in ratios):
+                raise ValueError(f"{name} is {getattr(self, name)}; shares of the samples lie between 0 and 1.")
+        seeds = self.robustness_seeds
+        if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+            raise ValueError(f"robustness_seeds is {seeds}; expected different whole numbers of at least 0.")
+
+
+def _at_least_one(arguments: Any, name: str) -> None:
+    value = getattr(arguments, name)
+    if value is not None and value < 1:
+        raise ValueError(f"{name} is {value}; it is at least 1.")

@@ -1,7 +1,7 @@
 """From a recipe to the parts of a run: data, processor, model, trainer."""
 
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from datasets import DatasetDict
@@ -16,7 +16,8 @@ from transformers import (
 )
 
 from ..data.collator import MultimodalCollator
-from ..data.loading import load_multimodal_dataset
+from ..data.errors import shown
+from ..data.loading import check_options, load_multimodal_dataset
 from ..data.processor import MultimodalProcessor, train_tokenizer
 from ..data.schema import label_names_of, modalities_of, num_labels_of, problem_type_of
 from ..data.validation import validate_dataset
@@ -25,6 +26,8 @@ from ..models.auto import register
 from ..trainer.arguments import MultimodalTrainingArguments
 from .arguments import DataArguments, EvaluationArguments, ModelArguments
 from .recipe import Recipe, RecipeError, split_arguments
+
+_Group = TypeVar("_Group")
 
 
 @dataclass
@@ -43,11 +46,15 @@ class Arguments:
 
 
 def read_arguments(recipe: Recipe) -> Arguments:
-    """Check every key and value of a recipe. Raises RecipeError."""
+    """Check every key and value of a recipe, without the data. Raises RecipeError, DataError for options of the data."""
     register()
     model_type = recipe.values.get("model_type")
     if model_type is None:
         raise RecipeError(f"{recipe.path}: the key 'model_type' is missing; for example `model_type: vilt_wma`.")
+    for key in ("model_type", "output_dir"):
+        if not isinstance(recipe.values.get(key, ""), str):
+            origin = recipe.origins.get(key, recipe.path)
+            raise RecipeError(f"{origin}: {key} is {shown(recipe.values[key])}; expected text.")
     try:
         config_class = type(AutoConfig.for_model(model_type))
     except ValueError as error:
@@ -64,13 +71,22 @@ def read_arguments(recipe: Recipe) -> Arguments:
             "config": config_class,
         },
     )
-    return Arguments(
-        ModelArguments(**groups["model"]),
-        DataArguments(**groups["data"]),
-        EvaluationArguments(**groups["evaluation"]),
+    arguments = Arguments(
+        _made(recipe, ModelArguments, groups["model"]),
+        _made(recipe, DataArguments, groups["data"]),
+        _made(recipe, EvaluationArguments, groups["evaluation"]),
         groups["training"],
         groups["config"],
     )
+    check_options(arguments.data.dataset, arguments.data.dataset_options)
+    return arguments
+
+
+def _made(recipe: Recipe, group: type[_Group], values: dict[str, Any]) -> _Group:
+    try:
+        return group(**values)
+    except ValueError as error:  # its first word is the key
+        raise RecipeError(f"{recipe.origins.get(str(error).split()[0], recipe.path)}: {error}") from error
 
 
 def load_data(arguments: DataArguments) -> DatasetDict:

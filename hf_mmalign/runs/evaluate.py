@@ -1,6 +1,8 @@
 """A saved run, evaluated: its metrics, and how robust it is."""
 
+import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from .recipe import Recipe, RecipeError, read_values
 
 RESULTS = "results.json"
 RECIPE = "recipe.yaml"
+STARTED_IN = "started_in"
+_PATHS = ("dataset_path", "model_name_or_path", "text_model_name_or_path")
 
 
 def load_run(folder: str | Path, overrides: dict[str, Any] | None = None):
@@ -63,7 +67,7 @@ def recipe_of(folder: Path) -> Recipe:
     if has_recipe(folder):
         if not (folder / CONFIG_NAME).exists():
             raise RecipeError(f"{folder} holds a {RECIPE} but no {CONFIG_NAME} yet: its training has not ended.")
-        return Recipe(folder / RECIPE, read_values(folder / RECIPE), {}, {})
+        return _with_paths(Recipe(folder / RECIPE, read_values(folder / RECIPE), {}, {}), folder)
     if not (folder / CONFIG_NAME).exists():
         raise RecipeError(
             f"{folder} holds no {RECIPE} and no {CONFIG_NAME}; it must be the output_dir of `hf-mmalign train`, or a "
@@ -75,11 +79,40 @@ def recipe_of(folder: Path) -> Recipe:
     return Recipe(folder / CONFIG_NAME, {"model_type": config.model_type}, {}, {})
 
 
+def _with_paths(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the relative paths in it as they were meant where the run was started."""
+    try:
+        start = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["train"][STARTED_IN]
+    except (OSError, ValueError, KeyError, TypeError):  # none, or of an earlier version
+        return recipe
+    meant = {}
+    for key in _PATHS:
+        path = recipe.values.get(key)
+        if isinstance(path, str) and not os.path.isabs(path):
+            there = os.path.normpath(os.path.join(os.path.realpath(folder), start, path))
+            if os.path.exists(there):
+                meant[key] = there
+    return dataclasses.replace(recipe, values=recipe.values | meant)
+
+
+def started_in(folder: Path) -> dict[str, str]:
+    """For `results.json`: the working folder as seen from the run's, so that both may be moved together."""
+    try:
+        return {STARTED_IN: os.path.relpath(os.path.realpath("."), os.path.realpath(folder))}
+    except ValueError:  # another drive of Windows
+        return {}
+
+
 def evaluate(folder: str | Path, split: str, overrides: dict[str, Any] | None = None) -> dict[str, float]:
     """Metrics of a saved run on one split, also written to `evaluation_<split>.json` in the folder."""
     model, processor, arguments, dataset = load_run(folder, overrides)
     check_split(dataset, split)
-    no_training = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    no_training = {
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "early_stopping_patience": None,
+    }
     training = training_arguments(arguments.training | {"output_dir": str(folder)} | no_training)
     trainer = MultimodalTrainer(
         model,

@@ -27,12 +27,14 @@ class RecipeError(ValueError):
 
 @dataclass
 class Recipe:
-    """A recipe as read: its values by key, where each came from, and the `sweep` section if there is one."""
+    """A recipe as read: its values by key, where each came from, the `sweep` section if there is one, and which of the keys
+    are its base's."""
 
     path: Path
     values: dict[str, Any]
     origins: dict[str, str]
     sweep: dict[str, Any]
+    inherited: frozenset[str] = frozenset()
 
     def override(self, values: dict[str, Any], origin: str) -> "Recipe":
         """A recipe with these values on top. Other data shed the name that a card would give them."""
@@ -40,7 +42,9 @@ class Recipe:
         kept = dict(self.values)
         if "dataset" in values and values["dataset"] != kept.get("dataset"):
             kept.pop("dataset_name", None)
-        return dataclasses.replace(self, values=kept | values, origins=origins)
+        return dataclasses.replace(
+            self, values=kept | values, origins=origins, inherited=self.inherited - values.keys()
+        )
 
 
 def load_recipe(recipe: str | Path, folder: str | Path = "") -> Recipe:
@@ -66,21 +70,51 @@ def _load_recipe(path: Path, descendants: tuple[Path, ...]) -> Recipe:
         raise RecipeError(
             f"{descendants[-1]}: its base cannot be used. {error}" if descendants else str(error)
         ) from error
-    base = content.pop("base", None)
-    sweep = content.pop("sweep", {})
+    base, drop = content.pop("base", None), content.pop("drop", None)
+    sweep = content.pop("sweep", None) or {}
+    if not isinstance(sweep, dict):
+        raise RecipeError(f"{path}: sweep is {shown(sweep)}; expected a section of `key: value` lines.")
     recipe = Recipe(path, {}, {}, {})
     if base is not None:
         chain = (*descendants, path)
         parent = _load_recipe(_base_path(base, chain), chain)
-        recipe = dataclasses.replace(parent, path=path)
+        recipe = dataclasses.replace(parent, path=path, inherited=frozenset(parent.values))
         for key in ("output_dir", "model_title"):  # of that recipe's own model
             recipe.values.pop(key, None)
+    for key in _dropped(drop, recipe):
+        recipe.values.pop(key)
     recipe = recipe.override(content, str(path))
     if sweep:
         recipe.sweep = sweep
         recipe.origins["sweep"] = str(path)
-    recipe.values.setdefault("output_dir", f"runs/{f'{path.parent.name}-{path.stem}'.lstrip('-')}")
+    if recipe.values.get("output_dir") is None:
+        recipe.values["output_dir"] = f"runs/{f'{path.parent.name}-{path.stem}'.lstrip('-')}"
     return recipe
+
+
+def _dropped(keys: Any, recipe: Recipe) -> list[str]:
+    """The keys of its base that a recipe does without."""
+    if keys is None:
+        return []
+    keys = keys if isinstance(keys, list) else [keys]
+    for key in keys:
+        if not isinstance(key, str) or key not in recipe.values:
+            close = difflib.get_close_matches(str(key), sorted(recipe.values), n=1)
+            raise RecipeError(
+                f"{recipe.path}: drop has {shown(key)}, which its base does not set."
+                + (f" Did you mean {close[0]!r}?" if close else "")
+            )
+    return list(dict.fromkeys(keys))
+
+
+def _inherited_unknown(recipe: Recipe, known: set[str]) -> RecipeError:
+    unknown = [key for key in recipe.values if key in recipe.inherited and key not in known]
+    origins = " and ".join(dict.fromkeys(recipe.origins[key] for key in unknown))
+    return RecipeError(
+        f"{recipe.path}: {recipe.values.get('model_type')} has no key {', '.join(map(repr, unknown))}, which "
+        f"{'comes' if len(unknown) == 1 else 'come'} from its base, {origins}. Do without: "
+        f"`drop: [{', '.join(unknown)}]`."
+    )
 
 
 def _base_path(base: Any, chain: tuple[Path, ...]) -> Path:
@@ -175,6 +209,8 @@ def split_arguments(recipe: Recipe, targets: dict[str, type]) -> dict[str, dict[
     for key, value in recipe.values.items():
         group = next((group for group in targets if key in fields[group]), None)
         if group is None:
+            if key in recipe.inherited:
+                raise _inherited_unknown(recipe, set().union(*fields.values()))
             close = difflib.get_close_matches(key, sorted(set().union(*fields.values())), n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise RecipeError(f"{recipe.origins.get(key, recipe.path)}: unknown key {shown(key)}.{hint}")
@@ -194,7 +230,8 @@ def _convert(key: str, value: Any, hint: Any, origin: str) -> Any:
     except TypeError as error:
         if str(error).startswith("Unsupported type"):
             return value  # left to the dataclass itself
-        expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+        words = sorted(map(repr, _words_of(_options(hint))))
+        expected = " or ".join(words) or (hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", ""))
         hints = " YAML reads yes, no, on, off, true and false as booleans; as text they stand in quotes, '\"no\"'."
         raise RecipeError(
             f"{origin}: {key} is {shown(value)} ({type(value).__name__}); expected {expected}."
@@ -204,7 +241,7 @@ def _convert(key: str, value: Any, hint: Any, origin: str) -> Any:
 
 
 def _fit(value: Any, hint: Any) -> Any:
-    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    options = _options(hint)
     if isinstance(value, bool) and bool not in options:
         words = _words_of(options)
         return next((word for word in _BOOLEANS[value] if word in words), value)
@@ -221,6 +258,10 @@ def _fit(value: Any, hint: Any) -> Any:
         items = value if isinstance(value, list) else [value]
         return [_fit(item, *get_args(lists[0])) for item in items]
     return value
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _words_of(options: tuple[Any, ...]) -> set[Any]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ..data.errors import shown
 from ..data.loading import has_own_folds
 from ..evaluation.metrics import GREATER_IS_BETTER
 from ..trainer.checkpoints import checkpoints_in
-from .build import read_arguments
+from .build import read_arguments, training_arguments
 from .evaluate import RESULTS, robustness
 from .recipe import Recipe, RecipeError, load_recipe
 from .sweep_folders import cell_folders, cell_text, check_variant_names, refuse_other_run
@@ -84,9 +85,12 @@ class Sweep:
 def read_sweep(recipe: Recipe, overrides: dict[str, Any], jobs: int = 1) -> Sweep:
     """The sweep of a recipe's `sweep` section and of command-line lists, which span a grid.
 
-    Raises RecipeError, before anything runs, for an unknown key in the section or in a variant, a variant whose name
-    cannot be a folder's, a reference that is no variant, or two cells that are one setting.
+    Raises RecipeError, before anything runs, for an unknown key or another shape in the section or in a variant, a variant
+    whose name cannot be a folder's, a reference that is no variant, two cells that are one setting, or what no run could
+    be trained with.
     """
+    if jobs < 1:
+        raise RecipeError(f"the command line: jobs is {jobs}; it is at least 1.")
     section, origin = dict(recipe.sweep), recipe.origins.get("sweep", str(recipe.path))
     unknown = set(section) - set(_SECTION_KEYS)
     if unknown:
@@ -100,7 +104,10 @@ def read_sweep(recipe: Recipe, overrides: dict[str, Any], jobs: int = 1) -> Swee
     reference = overrides.pop("reference", section.get("reference"))
     grid = {key: value for key, value in overrides.items() if isinstance(value, list)}
     overrides = {key: value for key, value in overrides.items() if key not in grid}
-    sides = section.get("variants") or {recipe.path.stem: {}}
+    sides = section.get("variants")
+    sides = {recipe.path.stem: {}} if sides is None else sides
+    if not isinstance(sides, dict) or not sides:
+        raise RecipeError(f"{origin}: variants is {shown(sides)}; expected `name: {{key: value}}` lines.")
     check_variant_names(sides, origin)
     if reference is not None and reference not in list(sides):
         raise RecipeError(f"{origin}: reference is {reference!r}; expected one of the variants {list(sides)}.")
@@ -150,9 +157,16 @@ def _read_variant(recipe: Recipe, name: str, values: Any, overrides: dict[str, A
         raise RecipeError(
             f"{origin}: the variant {name!r} has {misplaced[0]!r}, which the sweep itself sets for every run."
         )
-    cells = _cells(values | grid)
     where = f"{origin}: variant {name}"
-    arguments = [read_arguments(recipe.override(dict(cell.values), where)).by_key() for cell in cells]
+    empty = [key for key, value in (values | grid).items() if value == []]
+    if empty:
+        raise RecipeError(f"{where}: {empty[0]} is an empty list; expected one or more values.")
+    cells = _cells(values | grid)
+    arguments = []
+    for cell in cells:
+        read = read_arguments(recipe.override(dict(cell.values), where))
+        training_arguments(read.training)
+        arguments.append(read.by_key())
     for place, (cell, values) in enumerate(zip(cells, arguments, strict=True)):
         if values in arguments[:place]:
             same = cells[arguments.index(values)]

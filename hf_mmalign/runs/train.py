@@ -27,7 +27,7 @@ from .build import (
     read_arguments,
     training_arguments,
 )
-from .evaluate import RECIPE, RESULTS, robustness_of, score_split, write_card
+from .evaluate import RECIPE, RESULTS, robustness_of, score_split, started_in, write_card
 from .recipe import Recipe
 from .resume import checkpoint_to_resume, refuse_to_overwrite
 
@@ -63,7 +63,12 @@ def train(recipe: Recipe, with_robustness: bool = True) -> dict[str, Any]:
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     results = {
         "primary_metric": primary,
-        "train": {"seconds": trainer.training_seconds, "epochs": trainer.state.epoch, "seed": training.seed},
+        "train": {
+            "seconds": trainer.training_seconds,
+            "epochs": trainer.state.epoch,
+            "seed": training.seed,
+            **started_in(Path(training.output_dir)),
+        },
         "validation": score_split(trainer, dataset["validation"], "validation"),
         # The test labels of some data sets (Hateful Memes) are not public.
         "test": score_split(trainer, dataset["test"], "test") if _has_labels(dataset["test"]) else {},
@@ -91,6 +96,7 @@ def _has_labels(data) -> bool:
 def _save(trainer: MultimodalTrainer, recipe: Recipe, arguments: Arguments, dataset, results: dict[str, Any]) -> None:
     """Everything a saved folder holds; `results.json` comes last and marks it complete."""
     folder = Path(trainer.args.output_dir)
+    (folder / RESULTS).unlink(missing_ok=True)  # of a former run
     model = trainer.accelerator.unwrap_model(trainer.model)
     if arguments.model.use_peft:
         model = model.merge_and_unload()

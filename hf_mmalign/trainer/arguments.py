@@ -55,3 +55,19 @@ class MultimodalTrainingArguments(TrainingArguments):
             raise ValueError(f"backbone_learning_rate is {self.backbone_learning_rate}; a learning rate is at least 0.")
         if not 0 <= self.modality_dropout < 1:
             raise ValueError(f"modality_dropout is {self.modality_dropout}; it is a probability in [0, 1).")
+        for name in ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1.")
+        if self.num_train_epochs < 0:
+            raise ValueError(f"num_train_epochs is {self.num_train_epochs}; it is at least 0.")
+        if self.early_stopping_patience is not None:
+            self._check_early_stopping(self.early_stopping_patience)
+
+    def _check_early_stopping(self, patience: int) -> None:
+        if patience < 1:
+            raise ValueError(f"early_stopping_patience is {patience}; it is at least 1.")
+        if self.eval_strategy == "no" or self.metric_for_best_model is None:
+            raise ValueError(
+                "early_stopping_patience needs evaluations and a metric: an eval_strategy other than `no`, and "
+                "load_best_model_at_end or metric_for_best_model."
+            )

@@ -1,5 +1,7 @@
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -32,3 +34,20 @@ def test_missing_folders_are_made_and_files_are_as_readable_as_others(tmp_path):
     path = write_text(tmp_path / "a" / "b" / "report.md", "text")
     (tmp_path / "plain").write_text("text")
     assert stat.S_IMODE(os.stat(path).st_mode) == stat.S_IMODE(os.stat(tmp_path / "plain").st_mode)
+
+
+def test_temporaries_of_killed_writers_go_with_the_next_write(tmp_path):
+    code = "import os, signal, sys; from hf_mmalign.reporting.files import atomic_path\n"
+    code += "with atomic_path(sys.argv[1]): os.kill(os.getpid(), signal.SIGKILL)"
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "report.md")], check=False)
+        assert len(list(tmp_path.iterdir())) == 1
+    others = {tmp_path / ".report-of-others.md", tmp_path / ".reports-12345678.md"}
+    for path in others:
+        path.write_text("not ours")
+    with atomic_path(tmp_path / "report.md") as living:  # what is being written stays
+        path = write_text(tmp_path / "report.md", "text")
+        assert set(tmp_path.iterdir()) - others == {path, living}
+        living.write_text("later")
+    assert set(tmp_path.iterdir()) - others == {path}
+    assert path.read_text() == "later"

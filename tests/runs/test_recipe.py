@@ -148,3 +148,53 @@ def test_overrides():
 def test_recipes_are_checked_as_a_whole(tmp_path, text, message):
     with pytest.raises(RecipeError, match=message):
         read_arguments(load_recipe(write(tmp_path, text)))
+
+
+def test_a_recipe_sheds_keys_of_its_base(tmp_path):
+    base = "model_type: decalign\ndataset: digits-views\nnum_prototypes: 4\nnum_hidden_layers: 1\nhidden_size: 8\n"
+    write(tmp_path, base, "base.yaml")
+    child = "base: base.yaml\nmodel_type: mmalign_fusion\n"
+    message = (
+        r"mmalign_fusion has no key 'num_prototypes', 'num_hidden_layers', which come from its base, .*base\.yaml\. "
+        r"Do without: `drop: \[num_prototypes, num_hidden_layers\]`"
+    )
+    with pytest.raises(RecipeError, match=message):
+        read_arguments(load_recipe(write(tmp_path, child)))
+    recipe = load_recipe(write(tmp_path, child + "drop: [num_prototypes, num_hidden_layers]\n"))
+    assert read_arguments(recipe).config == {"hidden_size": 8}
+    assert "drop" not in recipe.values
+    # The keys of a base are what its own base leaves, and a key may be dropped and set anew.
+    grandchild = load_recipe(
+        write(tmp_path, "base: recipe.yaml\ndrop: hidden_size\nhidden_size: 16\n", "grandchild.yaml")
+    )
+    assert read_arguments(grandchild).config == {"hidden_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: base.yaml\ndrop: [stepz]\n", r"drop has 'stepz', which its base does not set. Did you mean 'steps'\?"),
+        ("base: base.yaml\ndrop: {a: 1}\n", r"drop has \{'a': 1\}"),
+        ("drop: [steps]\nsteps: 1\n", "drop has 'steps', which its base does not set"),
+    ],
+)
+def test_only_keys_of_a_base_can_be_shed(tmp_path, text, message):
+    write(tmp_path, "steps: 2\n", "base.yaml")
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("word", "field", "value"),
+    [
+        ("no", "eval_strategy", "no"),
+        ("off", "save_strategy", "no"),
+        ("no", "use_cpu", False),
+        ("true", "resume_from_checkpoint", True),
+        ("a/checkpoint-3", "resume_from_checkpoint", "a/checkpoint-3"),
+        ('"no"', "license", "no"),
+    ],
+)
+def test_yaml_s_booleans_meet_what_a_field_expects(tmp_path, word, field, value):
+    text = f"model_type: decalign\ndataset: digits-views\n{field}: {word}\n"
+    assert read_arguments(load_recipe(write(tmp_path, text))).training[field] == value

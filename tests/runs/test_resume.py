@@ -1,6 +1,7 @@
 """Interrupted runs go on as README says, from the command line."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hf_mmalign.cli.main import main
@@ -165,3 +167,46 @@ def test_a_checkpoint_in_the_folder_is_told_before_heavy_imports(whole, tmp_path
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "already holds checkpoint-2" in answer.stderr
     assert answer.stdout.strip() == "2 set()"
+
+
+def test_a_saved_run_finds_its_data_from_any_folder(tmp_path, monkeypatch, capsys):
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    write_memes(project / "data")
+    elsewhere.mkdir()
+    monkeypatch.chdir(project)
+    source = ["--dataset", "image-text", "--dataset_path", "data", "--num_train_epochs", "1"]
+    for out in ("runs/out", "../elsewhere/out"):
+        assert main(["train", str(ROOT / "recipes/wma/smoke.yaml"), "--output_dir", out, *SMALL, *source]) == 0
+        monkeypatch.chdir(elsewhere)
+        folder = project / out
+        assert main(["evaluate", str(folder)]) == 0
+        assert main(["evaluate", os.path.relpath(folder)]) == 0
+        saved = [path.read_text() for path in (folder / "README.md", folder / "recipe.yaml", folder / "results.json")]
+        assert not any(str(tmp_path) in text for text in saved)
+        monkeypatch.chdir(project)
+    # Moved together, run and data are still found.
+    project.rename(tmp_path / "moved")
+    monkeypatch.chdir(elsewhere)
+    assert main(["evaluate", str(tmp_path / "moved/runs/out")]) == 0
+    # The data alone elsewhere: the path is named, and the command line wins.
+    (tmp_path / "moved/data").rename(tmp_path / "data")
+    assert main(["evaluate", str(tmp_path / "moved/runs/out")]) == 2
+    assert "no such file or folder" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "moved/runs/out"), "--dataset_path", "../data"]) == 0
+
+
+def write_memes(folder: Path) -> None:
+    (folder / "img").mkdir(parents=True)
+    for split in ("train", "dev", "test"):
+        rows = []
+        for index in range(8):
+            name = f"img/{split}{index}.png"
+            Image.new("RGB", (32, 32), (index * 30, 0, 0)).save(folder / name)
+            rows.append(json.dumps({"id": index, "img": name, "text": f"caption number {index}", "label": index % 2}))
+        (folder / f"{split}.jsonl").write_text("\n".join(rows))
+
+
+def test_a_fresh_sweep_warns_of_no_checkpoint(tmp_path, caplog, capsys):
+    few = ["--num_train_epochs", "1", "--seed", "0", "--output_dir", str(tmp_path)]
+    assert main(["sweep", str(ROOT / "recipes/fusion/smoke.yaml"), *SMALL, *few]) == 0
+    assert "checkpoint" not in caplog.text + capsys.readouterr().err

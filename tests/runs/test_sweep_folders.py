@@ -18,7 +18,13 @@ from hf_mmalign.runs.recipe import RecipeError, load_recipe
 from hf_mmalign.runs.sweep import Run, Sweep, read_sweep, run_sweep
 from hf_mmalign.runs.sweep_folders import cell_folders
 
-RECIPE = {"dataset": "toy", "model_type": "decalign", "hidden_size": 8, "learning_rate": "1e-3", "robustness": False}
+RECIPE = {
+    "dataset": "digits-views",
+    "model_type": "decalign",
+    "hidden_size": 8,
+    "learning_rate": "1e-3",
+    "robustness": False,
+}
 
 
 def read(folder: Path, section: dict, recipe: dict | None = None) -> Sweep:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig, ViltConfig
 
+from ...ot.solvers import Solver
 from ..configuration_base import MultimodalConfigMixin
 
 
@@ -47,7 +48,7 @@ class WmaFields(MultimodalConfigMixin):
     wma_alpha: float | int = 1.0
     wma_beta: float | int = 1.0
     wma_reference: Literal["first_batch", "batch"] = "first_batch"
-    wma_solver: str = "auto"
+    wma_solver: Solver = "auto"
     wma_certificate: bool = False
     max_text_length: int | None = None
     cls_token_id: int = 101
