@@ -65,9 +65,10 @@ def has_recipe(folder: str | Path) -> bool:
 def recipe_of(folder: Path) -> Recipe:
     """The recipe in a folder, or what stands for it in the config."""
     if has_recipe(folder):
+        recipe = Recipe(folder / RECIPE, read_values(folder / RECIPE), {}, {})
         if not (folder / CONFIG_NAME).exists():
             raise RecipeError(f"{folder} holds a {RECIPE} but no {CONFIG_NAME} yet: its training has not ended.")
-        return _with_paths(Recipe(folder / RECIPE, read_values(folder / RECIPE), {}, {}), folder)
+        return _with_paths(recipe, folder)
     if not (folder / CONFIG_NAME).exists():
         raise RecipeError(
             f"{folder} holds no {RECIPE} and no {CONFIG_NAME}; it must be the output_dir of `hf-mmalign train`, or a "
