@@ -40,7 +40,13 @@ class CrossModalTransformer(nn.Module):
             for _ in range(num_layers)
         )
 
-    def forward(self, tokens: Tensor, context: Tensor | None, context_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        context: Tensor | None,
+        context_mask: Tensor | None = None,
+        states: list[Tensor] | None = None,
+    ) -> Tensor:
         """Encode one modality's tokens.
 
         Args:
@@ -48,6 +54,7 @@ class CrossModalTransformer(nn.Module):
             context (`torch.Tensor` of shape `(B, S, d)`, *optional*): Keys and values. Without it, and for samples without
                 a valid one, attention adds nothing.
             context_mask (`torch.BoolTensor` of shape `(B, S)`, *optional*): Valid context tokens; left out, all are.
+            states (`list`, *optional*): Takes the tokens as they enter and after each layer, `(B, T, d)` each.
 
         Returns:
             `torch.Tensor` of shape `(B, T, d)`.
@@ -65,8 +72,13 @@ class CrossModalTransformer(nn.Module):
         # autograd a copy.
         tokens = tokens.flatten(0, 1)
         for layer in self.layers:
+            if states is not None:
+                states.append(tokens.unflatten(0, (batch, -1)))
             tokens = layer(tokens, context, context_mask, attended)
-        return tokens.unflatten(0, (batch, -1))
+        tokens = tokens.unflatten(0, (batch, -1))
+        if states is not None:
+            states.append(tokens)
+        return tokens
 
 
 class CrossModalLayer(nn.Module):

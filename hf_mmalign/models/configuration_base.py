@@ -134,6 +134,11 @@ class MultimodalConfigMixin:
         return name in self.modalities and name not in self.feature_sizes
 
     @property
+    def padding_token_id(self) -> int:
+        """The id that stands for what is under a mask of 0 in a raw text."""
+        return 0
+
+    @property
     def modality_kinds(self) -> dict[str, str | int]:
         """Each modality's kind, in order: `"text"`, `"image"`, or the width of a feature sequence."""
         return {name: self.feature_sizes.get(name, name) for name in self.modalities}

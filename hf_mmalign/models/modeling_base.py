@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -21,7 +22,8 @@ class ModalityEmbedding:
         tokens (`torch.Tensor` of shape `(B, T, d)`): Embedded tokens.
         mask (`torch.BoolTensor` of shape `(B, T)`): Valid tokens, the ones attended to.
         content_mask (`torch.BoolTensor` of shape `(B, T)`): The valid tokens that carry the modality's own content;
-            class tokens and separators are valid but no content. A sample whose content is empty misses the modality.
+            class tokens and separators are valid but no content, unless these tokens come from a contextual encoder, behind
+            which each carries the whole modality. A sample whose content is empty misses the modality.
     """
 
     tokens: torch.Tensor
@@ -32,6 +34,20 @@ class ModalityEmbedding:
     def present(self) -> torch.Tensor:
         """`(B,)` bool: the samples that have this modality."""
         return self.content_mask.any(dim=1)
+
+
+class CleanInputs(NamedTuple):
+    """Raw inputs of a batch after :meth:`MultimodalModelMixin.clean_inputs`; names and shapes as in `forward`.
+
+    `attention_mask` is there wherever `input_ids` is. `features` holds values `(B, T, D)` and mask `(B, T)` bool by name.
+    """
+
+    input_ids: torch.Tensor | None
+    attention_mask: torch.Tensor | None
+    token_type_ids: torch.Tensor | None
+    pixel_values: torch.Tensor | None
+    pixel_mask: torch.Tensor | None
+    features: dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 # The modality that each raw input of `forward` carries.
@@ -94,13 +110,42 @@ class MultimodalModelMixin:
         """Embed raw inputs; a modality that the whole batch misses may be left out."""
         raise NotImplementedError
 
-    def check_inputs(self, features: dict | None, feature_mask: dict | None, **raw: torch.Tensor | None) -> None:
-        """Raise ValueError for inputs of a modality that the config does not name, or features of a wrong width.
+    def clean_inputs(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        features: dict[str, torch.Tensor] | None = None,
+        feature_mask: dict[str, torch.Tensor] | None = None,
+    ) -> CleanInputs:
+        """Raw inputs as every model reads them: checked, and with nothing left of what stood under a mask of 0.
 
-        Args:
-            features, feature_mask (`dict[str, torch.Tensor]`, *optional*): As given to `forward`.
-            raw: The raw inputs, under their names in `forward`; None where not given.
+        Padding may hold anything, be it NaN or an id that no vocabulary has: multiplying by the mask, as attention and
+        means do later, would not take that away. Arguments as in `forward`.
+
+        Raises:
+            ValueError: For inputs of a modality that the config does not name, or features of a wrong width.
         """
+        self._check_inputs(features, feature_mask, {"input_ids": input_ids, "pixel_values": pixel_values})
+        if input_ids is not None:
+            attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            padded = ~attention_mask.bool()
+            input_ids = input_ids.masked_fill(padded, self.config.padding_token_id)  # type: ignore[attr-defined]
+            token_type_ids = None if token_type_ids is None else token_type_ids.masked_fill(padded, 0)
+        if pixel_values is not None and pixel_mask is not None:
+            pixel_values = pixel_values.masked_fill(~pixel_mask.bool().unsqueeze(1), 0)
+        sequences = {}
+        for name, values in (features or {}).items():
+            mask = (feature_mask or {}).get(name)
+            if mask is None:
+                sequences[name] = values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+            else:
+                sequences[name] = values.masked_fill(~mask.bool().unsqueeze(-1), 0), mask.bool()
+        return CleanInputs(input_ids, attention_mask, token_type_ids, pixel_values, pixel_mask, sequences)
+
+    def _check_inputs(self, features: dict | None, feature_mask: dict | None, raw: dict) -> None:
         config = self.config  # type: ignore[attr-defined]
         for argument, given in raw.items():
             name = _RAW_MODALITIES[argument]
@@ -120,6 +165,14 @@ class MultimodalModelMixin:
                 raise ValueError(
                     f"features[{name!r}] has shape {tuple(values.shape)}; config.feature_sizes asks for (B, T, {expected})."
                 )
+
+    def refuse_embeddings(self, inputs_embeds: torch.Tensor | None) -> None:
+        """Raise ValueError for `inputs_embeds`, which libraries around transformers pass to every model, mostly as None."""
+        if inputs_embeds is not None:
+            raise ValueError(
+                f"{type(self).__name__} takes no inputs_embeds: its class tokens and separators are found by their ids. "
+                "Give input_ids; to change embeddings, see register_modality_hook."
+            )
 
     def modality_parameters(self, name: str) -> Iterator[nn.Parameter]:
         """The parameters that only modality `name` passes through, for modulation and learning rates of its own."""

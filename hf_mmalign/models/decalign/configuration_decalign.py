@@ -238,6 +238,10 @@ class DecAlignConfig(MultimodalConfigMixin, PreTrainedConfig):
         return getattr(self.text_config, "max_position_embeddings", None)
 
     @property
+    def padding_token_id(self) -> int:
+        return getattr(self.text_config, "pad_token_id", None) or 0
+
+    @property
     def loss_weights(self) -> dict[str, float]:
         """Weights of Eq. 13. The parts of L_hete and L_homo are reported beside their sum and so weigh 0 in the total."""
         weights = {

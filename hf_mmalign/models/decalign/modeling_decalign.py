@@ -145,6 +145,11 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
         feature_mask: dict[str, Tensor] | None = None,
         labels: Tensor | None = None,
         output_modality_features: bool = False,
+        pixel_values: None = None,
+        pixel_mask: None = None,
+        inputs_embeds: None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> MultimodalOutput | tuple:
         r"""
@@ -160,20 +165,29 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
                 (see `config.problem_type`). Losses are computed with labels only.
             output_modality_features (`bool`): Return, for every modality, the means over time of its unique and its common
                 features, side by side, `(B, 2·hidden_size)`.
+            pixel_values, pixel_mask, inputs_embeds (*optional*): None, as libraries pass them; not supported.
+            output_hidden_states (`bool`, *optional*): Return what enters the cross-modal transformers and what each of
+                their layers gives, `(B, ΣT_m, d)`: the tokens of all modalities of the batch, in the config's order.
+            output_attentions (`bool`, *optional*): Without effect: the attention that serves here keeps no weights.
+            return_dict (`bool`, *optional*): False gives a tuple.
 
         Raises:
-            ValueError: For a modality the config does not name, a wrong feature width or a text too long.
+            ValueError: For a modality the config does not name, a wrong feature width, a text too long or `inputs_embeds`.
         """
+        self.refuse_embeddings(inputs_embeds)
         embeddings = self._embed_with_hooks(
             input_ids=input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             features=features,
             feature_mask=feature_mask,
+            pixel_values=pixel_values,
         )
         masks = {name: embedding.mask & embedding.present.unsqueeze(1) for name, embedding in embeddings.items()}
         decoupled = self._decouple(embeddings, masks)
-        fused = torch.cat([*self._attend_across(decoupled.unique, masks), *decoupled.pooled_common], dim=1)
+        with_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        states: list[list[Tensor]] | None = [] if with_states else None
+        fused = torch.cat([*self._attend_across(decoupled.unique, masks, states), *decoupled.pooled_common], dim=1)
         logits = self.classifier(dropout(fused, self.config.classifier_dropout, self.training))
 
         loss, losses = None, None
@@ -184,36 +198,45 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
         if output_modality_features:
             pooled = torch.cat([decoupled.pooled_unique, decoupled.pooled_common], dim=-1)
             modality_features = {name: pooled[m] for m, name in enumerate(self.config.modalities) if name in embeddings}
-        output = MultimodalOutput(loss=loss, logits=logits, losses=losses, modality_features=modality_features)
+        output = MultimodalOutput(
+            loss=loss,
+            logits=logits,
+            losses=losses,
+            modality_features=modality_features,
+            hidden_states=tuple(torch.cat(layer, dim=1) for layer in zip(*states, strict=True)) if states else None,
+        )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def embed_modalities(
-        self, input_ids=None, attention_mask=None, token_type_ids=None, features=None, feature_mask=None
+        self,
+        input_ids=None,
+        attention_mask=None,
+        token_type_ids=None,
+        features=None,
+        feature_mask=None,
+        pixel_values=None,
     ) -> dict[str, ModalityEmbedding]:
         """Project each modality to the common width, X̃_m (Section 3.1); those the batch misses are left out.
 
-        Arguments as in `forward`.
+        Arguments as in `forward`. Every token of a text from the text encoder is content.
         """
-        self.check_inputs(features, feature_mask, input_ids=input_ids)
+        given = self.clean_inputs(
+            input_ids, attention_mask, token_type_ids, pixel_values, features=features, feature_mask=feature_mask
+        )
         embeddings = {}
         for name in self.config.modalities:
             if self.config.is_native(name):
-                if input_ids is None:
+                if given.input_ids is None:
                     continue
-                mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-                values = self._encode_text(input_ids, mask, token_type_ids)
-                content = mask.bool()
-                for special in (self.config.cls_token_id, self.config.sep_token_id):
-                    content = content if special is None else content & (input_ids != special)
-            elif name in (features or {}):
-                values, mask = features[name], (feature_mask or {}).get(name)
-                mask = torch.ones(values.shape[:2], device=values.device) if mask is None else mask
-                content = mask.bool()
+                values = self._encode_text(given.input_ids, given.attention_mask, given.token_type_ids)
+                mask = self._mask_text(given.input_ids, given.attention_mask.bool())
+            elif name in given.features:
+                values, mask = given.features[name]
             else:
                 continue
             values = dropout(values, self._feature_dropout[name], self.training)
-            tokens, mask = self.projections[name](values, mask.bool())
-            embeddings[name] = ModalityEmbedding(tokens, mask, content[:, : mask.shape[1]])
+            tokens, mask = self.projections[name](values, mask)
+            embeddings[name] = ModalityEmbedding(tokens, mask, mask)
         if not embeddings:
             raise ValueError(f"The batch holds none of the modalities {self.config.modalities}.")
         return embeddings
@@ -231,6 +254,13 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_text_encoder):
             return self.text_model(**inputs).last_hidden_state
 
+    def _mask_text(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """The valid tokens of each text; none of one that has class token and separator only, and so says nothing."""
+        words = mask
+        for special in (self.config.cls_token_id, self.config.sep_token_id):
+            words = words if special is None else words & (input_ids != special)
+        return mask & words.any(dim=1, keepdim=True)
+
     def _decouple(self, embeddings: dict[str, ModalityEmbedding], masks: dict[str, Tensor]) -> DecoupledModalities:
         """Unique and common features of every modality and their means over time (Section 3.1)."""
         unique, common, pooled_unique, pooled_common, present = {}, {}, [], [], []
@@ -244,7 +274,7 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
                 continue
             # A hook may have put something where the mask is 0, and without bias a zero token has zero features.
             mask = masks[name]
-            tokens = embeddings[name].tokens * mask.unsqueeze(-1).to(embeddings[name].tokens.dtype)
+            tokens = embeddings[name].tokens.masked_fill(~mask.unsqueeze(-1), 0)
             unique[name], common[name] = self.unique_encoders[name](tokens), self.common_encoder(tokens)
             pooled_unique.append(masked_mean(unique[name], mask))
             pooled_common.append(masked_mean(common[name], mask))
@@ -253,8 +283,13 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
             unique, common, torch.stack(present), torch.stack(pooled_unique), torch.stack(pooled_common)
         )
 
-    def _attend_across(self, unique: dict[str, Tensor], masks: dict[str, Tensor]) -> Iterator[Tensor]:
-        """Each modality's `(B, d)` mean after attention to the others (Section 3.4), zeros for those the batch misses."""
+    def _attend_across(
+        self, unique: dict[str, Tensor], masks: dict[str, Tensor], states: list[list[Tensor]] | None
+    ) -> Iterator[Tensor]:
+        """Each modality's `(B, d)` mean after attention to the others (Section 3.4), zeros for those the batch misses.
+
+        `states` takes a list for each modality of the batch, its tokens layer by layer.
+        """
         embedded = {name: self._embed_tokens(tokens) for name, tokens in unique.items()}
         for name in self.config.modalities:
             if name not in embedded:
@@ -263,7 +298,10 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
             others = [other for other in embedded if other != name]
             context = torch.cat([embedded[other] for other in others], dim=1) if others else None
             context_mask = torch.cat([masks[other] for other in others], dim=1) if others else None
-            encoded = self.cross_modal_transformers[name](embedded[name], context, context_mask)
+            reached = None if states is None else []
+            encoded = self.cross_modal_transformers[name](embedded[name], context, context_mask, reached)
+            if states is not None:
+                states.append(reached)
             yield masked_mean(encoded, masks[name])
 
     def _embed_tokens(self, tokens: Tensor) -> Tensor:

@@ -54,6 +54,14 @@ class FusionForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
         feature_mask: dict[str, Tensor] | None = None,
         labels: Tensor | None = None,
         output_modality_features: bool = False,
+        input_ids: None = None,
+        attention_mask: None = None,
+        token_type_ids: None = None,
+        pixel_values: None = None,
+        pixel_mask: None = None,
+        inputs_embeds: None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> MultimodalOutput | tuple:
         r"""
@@ -65,42 +73,63 @@ class FusionForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
             labels (`torch.Tensor`, *optional*): `(B,)` class indices, `(B, num_labels)` multi-hot floats or `(B,)` floats
                 (see `config.problem_type`). The loss is computed with labels only.
             output_modality_features (`bool`): Return the vector of every modality.
+            input_ids, attention_mask, token_type_ids, pixel_values, pixel_mask, inputs_embeds (*optional*): None, as
+                libraries pass them; this model takes neither raw text nor pictures.
+            output_hidden_states (`bool`, *optional*): Return the fused vector and what each hidden layer of the head makes
+                of it, `(B, d)` each.
+            output_attentions (`bool`, *optional*): Without effect: there is no attention.
+            return_dict (`bool`, *optional*): False gives a tuple.
 
         Raises:
             ValueError: For a modality the config does not name, a wrong feature width or a batch without any modality.
         """
-        embeddings = self._embed_with_hooks(features=features, feature_mask=feature_mask)
+        self.refuse_embeddings(inputs_embeds)
+        embeddings = self._embed_with_hooks(
+            input_ids=input_ids, pixel_values=pixel_values, features=features, feature_mask=feature_mask
+        )
         vectors = {name: masked_mean(e.tokens, e.content_mask) for name, e in embeddings.items()}
-        logits = self.classifier(self._fuse(vectors))
+        hidden = self._fuse(vectors)
+        logits = self.classifier(dropout(hidden[-1], self.config.dropout, self.training))
 
         loss, losses = None, None
         if labels is not None:
             losses = {"task": task_loss(logits, labels, self.problem_type_of(labels))}
             loss = combine_losses(losses, self.config.loss_weights)
+        with_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output = MultimodalOutput(
-            loss=loss, logits=logits, losses=losses, modality_features=vectors if output_modality_features else None
+            loss=loss,
+            logits=logits,
+            losses=losses,
+            modality_features=vectors if output_modality_features else None,
+            hidden_states=hidden if with_states else None,
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def embed_modalities(
-        self, features: dict[str, Tensor] | None = None, feature_mask: dict[str, Tensor] | None = None
+        self,
+        features: dict[str, Tensor] | None = None,
+        feature_mask: dict[str, Tensor] | None = None,
+        input_ids: None = None,
+        pixel_values: None = None,
     ) -> dict[str, ModalityEmbedding]:
         """Encode each modality step by step; those the batch misses are left out. Arguments as in `forward`."""
-        self.check_inputs(features, feature_mask)
+        given = self.clean_inputs(
+            input_ids=input_ids, pixel_values=pixel_values, features=features, feature_mask=feature_mask
+        ).features
         embeddings = {}
         for name in self.config.modalities:
-            if name not in (features or {}):
+            if name not in given:
                 continue
-            values, mask = features[name].to(self.classifier.weight.dtype), (feature_mask or {}).get(name)
-            mask = torch.ones(values.shape[:2], device=values.device) if mask is None else mask
+            values, mask = given[name]
+            values = values.to(self.classifier.weight.dtype)
             tokens = F.relu(self.encoders[name](values)) if name in self.encoders else values
-            embeddings[name] = ModalityEmbedding(tokens, mask.bool(), mask.bool())
+            embeddings[name] = ModalityEmbedding(tokens, mask, mask)
         if not embeddings:
             raise ValueError(f"The batch holds none of the modalities {self.config.modalities}.")
         return embeddings
 
-    def _fuse(self, vectors: dict[str, Tensor]) -> Tensor:
-        """The modalities' `(B, d_m)` vectors, zeros for those the batch misses, to the `(B, d)` input of the classifier."""
+    def _fuse(self, vectors: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """The modalities' `(B, d_m)` vectors, zeros for those the batch misses, as one, and after each hidden layer."""
         present = next(iter(vectors.values()))
         batch = present.shape[0]
         fused = torch.cat(
@@ -110,10 +139,10 @@ class FusionForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
             ],
             dim=1,
         )
-        hidden = dropout(fused, self.config.dropout, self.training)
+        hidden = [fused]
         for layer in self.head_layers:
-            hidden = dropout(F.relu(layer(hidden)), self.config.dropout, self.training)
-        return hidden
+            hidden.append(F.relu(layer(dropout(hidden[-1], self.config.dropout, self.training))))
+        return tuple(hidden)
 
     def modality_parameters(self, name: str) -> Iterator[nn.Parameter]:
         self.check_modality(name)

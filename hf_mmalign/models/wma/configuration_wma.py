@@ -75,6 +75,10 @@ class WmaFields(MultimodalConfigMixin):
             raise ValueError(f"max_text_length is {self.max_text_length}; a text has at least 2 tokens.")
 
     @property
+    def padding_token_id(self) -> int:
+        return self.pad_token_id or 0
+
+    @property
     def loss_weights(self) -> dict[str, float]:
         return {"wma": float(self.wma_alpha), "wma_gap": 0.0}
 

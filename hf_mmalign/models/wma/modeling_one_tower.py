@@ -49,8 +49,9 @@ class OneTowerModelMixin(MultimodalModelMixin):
         feature_mask: dict[str, torch.Tensor] | None = None,
         labels: torch.Tensor | None = None,
         output_modality_features: bool = False,
-        output_hidden_states: bool | None = None,
+        inputs_embeds: None = None,
         output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> MultimodalOutput | tuple:
         r"""
@@ -68,10 +69,15 @@ class OneTowerModelMixin(MultimodalModelMixin):
             labels (`torch.Tensor`, *optional*): `(B,)` class indices, `(B, num_labels)` multi-hot floats or `(B,)` floats
                 (see `config.problem_type`).
             output_modality_features (`bool`): Return the mean encoded content token of every modality.
+            inputs_embeds (*optional*): None; not supported.
+            output_attentions, output_hidden_states (`bool`, *optional*): Return those of the whole sequence, as in
+                transformers.
+            return_dict (`bool`, *optional*): False gives a tuple.
 
         Raises:
-            ValueError: For a modality the config does not name, a wrong feature width or a text too long.
+            ValueError: For a modality the config does not name, a wrong feature width, a text too long or `inputs_embeds`.
         """
+        self.refuse_embeddings(inputs_embeds)
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -85,9 +91,9 @@ class OneTowerModelMixin(MultimodalModelMixin):
             # MultimodalTrainer has calibrated on the global batch; in any other loop this first batch is the reference.
             self.calibrate([inputs])
         embeddings = self._embed_with_hooks(**inputs)
-        encoder_output, encoded = self.encode(
-            embeddings, output_hidden_states=output_hidden_states, output_attentions=output_attentions
-        )
+        flags = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        flags = {name: getattr(self.config, name) if asked is None else asked for name, asked in flags.items()}
+        encoder_output, encoded = self.encode(embeddings, **flags)
         logits = self.classifier(self._pool(encoder_output.last_hidden_state))
 
         loss, losses = None, None
@@ -115,12 +121,12 @@ class OneTowerModelMixin(MultimodalModelMixin):
         feature_mask=None,
     ) -> dict[str, ModalityEmbedding]:
         """Embed each modality on its own (Eqs. 1–2); those the batch misses are left out. Arguments as in `forward`."""
-        self.check_inputs(features, feature_mask, input_ids=input_ids, pixel_values=pixel_values)
-        embeddings = self._embed_native(input_ids, attention_mask, token_type_ids, pixel_values, pixel_mask)
-        for name, values in (features or {}).items():
-            mask = (feature_mask or {}).get(name)
-            mask = torch.ones(values.shape[:2], device=values.device) if mask is None else mask
-            embeddings[name] = ModalityEmbedding(self.feature_embeddings[name](values), mask.bool(), mask.bool())
+        *native, sequences = self.clean_inputs(
+            input_ids, attention_mask, token_type_ids, pixel_values, pixel_mask, features, feature_mask
+        )
+        embeddings = self._embed_native(*native)
+        for name, (values, mask) in sequences.items():
+            embeddings[name] = ModalityEmbedding(self.feature_embeddings[name](values), mask, mask)
         if not embeddings:
             raise ValueError(f"The batch holds none of the modalities {self.config.modalities}.")
         return {name: embeddings[name] for name in self.config.modalities if name in embeddings}
@@ -222,12 +228,12 @@ class OneTowerModelMixin(MultimodalModelMixin):
     def _embed_text(self, input_ids, attention_mask, token_type_ids) -> ModalityEmbedding:
         """Text tokens. The class token is always valid, even for a sample without text; it and [SEP] are no content."""
         config = self.config
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        content = mask.bool() & (input_ids != config.cls_token_id) & (input_ids != config.sep_token_id)
+        mask = attention_mask.bool()
+        content = mask & (input_ids != config.cls_token_id) & (input_ids != config.sep_token_id)
         head = torch.zeros_like(content)
         head[:, 0] = True
-        input_ids = input_ids.masked_fill(head & ~mask.bool(), config.cls_token_id)
-        return ModalityEmbedding(self._embed_text_ids(input_ids, token_type_ids), mask.bool() | head, content)
+        input_ids = input_ids.masked_fill(head & ~mask, config.cls_token_id)
+        return ModalityEmbedding(self._embed_text_ids(input_ids, token_type_ids), mask | head, content)
 
     def _class_token(self, batch_size: int) -> torch.Tensor:
         ids = torch.full((batch_size, 1), self.config.cls_token_id, device=self.wma.reference.device)

@@ -123,12 +123,7 @@ class ViltWmaForSequenceClassification(OneTowerModelMixin, ViltPreTrainedModel):
         return valid & (spaced | (count <= limit))
 
     def _encode_sequence(self, tokens, attention_mask, **flags) -> BaseModelOutput:
-        config = self.config
-        output = self.vilt.encoder(
-            tokens,
-            attention_mask=attention_mask,
-            **{name: getattr(config, name) if value is None else value for name, value in flags.items()},
-        )
+        output = self.vilt.encoder(tokens, attention_mask=attention_mask, **flags)
         output.last_hidden_state = self.vilt.layernorm(output.last_hidden_state)
         return output
 
