@@ -43,7 +43,7 @@ class TemporalProjection(nn.Conv1d):
 
 
 def _whole_windows(mask: Tensor, width: int) -> Tensor:
-    """`(B, T)` bool to `(B, T − width + 1)`: the windows of valid steps, or, without any, the one at the first valid step."""
+    """`(B, T)` bool to `(B, T − width + 1)`: windows of valid steps, or, without any, that of the first valid step."""
     whole = mask.unfold(1, width, 1).all(dim=-1)
     first = mask.int().argmax(dim=1, keepdim=True).clamp(max=whole.shape[1] - 1)
     short = mask.any(dim=1, keepdim=True) & ~whole.any(dim=1, keepdim=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.models.families import FAMILIES, LABELS, build, make_batch
+from tests.families import FAMILIES, build
 
 VALUES = {"nan": torch.nan, "inf": torch.inf, "1e30": 1e30}
 
@@ -29,15 +29,15 @@ def with_garbage(batch: dict, value: float) -> dict:
 @pytest.mark.parametrize("value", VALUES)
 def test_what_lies_under_a_mask_of_0_is_never_looked_at(family, value):
     def step(batch):
-        model = build(family).train()
-        output = model(**batch, labels=LABELS, output_modality_features=True)
+        model, _, labels = build(family)
+        output = model.train()(**batch, labels=labels, output_modality_features=True)
         output.loss.backward()
         results = {"logits": output.logits, **output.losses, **output.modality_features}
         gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
         state = {name: tensor for name, tensor in model.state_dict().items() if name not in gradients}
         return results | gradients | state
 
-    batch = make_batch(family)
+    _, batch, _ = build(family)
     expected = step(batch)
     found = step(with_garbage(batch, VALUES[value]))
     assert all(torch.isfinite(tensor).all() for tensor in expected.values())
@@ -46,14 +46,14 @@ def test_what_lies_under_a_mask_of_0_is_never_looked_at(family, value):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_libraries_pass_as_a_matter_of_course_is_accepted(family):
-    model, batch = build(family).eval(), make_batch(family)
-    expected = model(**batch, labels=LABELS)
+    model, batch, labels = build(family)
+    expected = model.eval()(**batch, labels=labels)
     raw = {name: batch.get(name) for name in ("input_ids", "attention_mask", "token_type_ids", "pixel_values")}
     given = batch | raw | {"pixel_mask": batch.get("pixel_mask"), "inputs_embeds": None}
-    output = model(**given, labels=LABELS, output_attentions=True, output_hidden_states=True, return_dict=True)
+    output = model(**given, labels=labels, output_attentions=True, output_hidden_states=True, return_dict=True)
     assert_close(output.logits, expected.logits)
     assert_close(output.loss, expected.loss)
-    plain = model(**given, labels=LABELS, output_attentions=False, output_hidden_states=False, return_dict=False)
+    plain = model(**given, labels=labels, output_attentions=False, output_hidden_states=False, return_dict=False)
     assert isinstance(plain, tuple)
     assert_close(plain[:2], (expected.loss, expected.logits))
     with pytest.raises(ValueError, match="takes no inputs_embeds"):
@@ -62,32 +62,34 @@ def test_what_libraries_pass_as_a_matter_of_course_is_accepted(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hidden_states_lead_to_the_logits(family):
-    model, batch = build(family).eval(), make_batch(family)
-    assert model(**batch).hidden_states is None
+    model, batch, _ = build(family)
+    assert model.eval()(**batch).hidden_states is None
     states = model(**batch, output_hidden_states=True).hidden_states
     model.config.output_hidden_states = True
     assert_close(model(**batch).hidden_states, states)
     assert all(torch.isfinite(state).all() for state in states)
     if family == "fusion":
-        assert [state.shape for state in states] == [(4, 32), (4, 16)]
+        assert [state.shape for state in states] == [(4, 16), (4, 8)]
         assert_close(model.classifier(states[-1]), model(**batch).logits)
         return
     layers = model.config.num_hidden_layers
     lengths = {name: e.tokens.shape[1] for name, e in model.embed_modalities(**batch).items()}
     assert [state.shape for state in states] == [(4, sum(lengths.values()), model.config.hidden_size)] * (layers + 1)
-    if family.startswith("decalign"):  # the classifier reads the means of the last states in front of the common features
+    if family.startswith("decalign"):
+        # The classifier reads the means of the last states in front of those of the common features.
         first = next(iter(lengths))
         mask = model.embed_modalities(**batch)[first].mask.unsqueeze(-1)
         mean = (states[-1][:, : lengths[first]] * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
         fused = []
         model.classifier.register_forward_pre_hook(lambda module, inputs: fused.append(inputs[0]))
         model(**batch)
-        assert_close(fused[0][:, :16], mean)
+        assert_close(fused[0][:, :8], mean)
 
 
 @pytest.mark.parametrize("family", ["decalign", "fusion"])
 def test_raw_inputs_of_a_modality_it_does_not_take_are_refused(family):
-    with pytest.raises(ValueError, match="pixel_values was given, but .* no raw image"):
-        build(family)(**make_batch(family), pixel_values=torch.zeros(4, 3, 8, 8))
-    with pytest.raises(ValueError, match="input_ids was given, but .* no raw text"):
-        build(family)(**make_batch(family), input_ids=torch.ones(4, 3, dtype=torch.long))
+    model, batch, _ = build(family)
+    with pytest.raises(ValueError, match=r"pixel_values was given, but .* no raw image"):
+        model(**batch, pixel_values=torch.zeros(4, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"input_ids was given, but .* no raw text"):
+        model(**batch, input_ids=torch.ones(4, 3, dtype=torch.long))

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
 from hf_mmalign import DecAlignConfig, DecAlignForSequenceClassification
-from hf_mmalign.evaluation.perturbation import MissingModality, ModalityNoise, perturbed
+from hf_mmalign.perturbation.modalities import MissingModality, ModalityNoise, perturbed
 from tests.tiny import BACKBONE, TOKENS, feature_batch, rows_of, text_batch
 
 WIDTHS = {"vision": 4, "audio": 3}
@@ -93,7 +93,7 @@ def test_nothing_of_a_missing_text_is_read(read, mode):
 def test_noise_reaches_every_token_of_a_text():
     model, (text, _) = read_by_tiny_bert()
     seen = {}
-    before, after = lambda e: seen.setdefault("clean", e), lambda e: seen.update(e) or e  # noqa: E731
+    before, after = lambda e: seen.setdefault("clean", e), lambda e: seen.update(e) or e
     with perturbed(model, before, ModalityNoise("text", [0]), after):
         model(**text)
     moved = (seen["text"].tokens - seen["clean"]["text"].tokens).abs().amax(dim=-1) > 0
