@@ -46,7 +46,9 @@ def transport_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """⟨T*, C⟩ of the entropic multi-marginal transport between prototypes (Eqs. 7–8 and the first term of Eq. 9).
 
-    T* is a constant of the gradient (envelope theorem).
+    T* is a constant of the gradient. By the envelope theorem, that is the exact gradient of the entropic objective, which
+    T* minimises and `entropy=True` returns, with λ as a constant. Of ⟨T*, C⟩ alone, which `entropy=False` returns, it
+    leaves out how T* moves with C.
 
     Args:
         costs (`torch.Tensor` of shape `(M, K, M, K)`): As :func:`prototype_costs` gives them.

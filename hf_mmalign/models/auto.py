@@ -1,10 +1,11 @@
-"""Teach transformers' Auto classes our models.
+"""Teach transformers' Auto classes, and peft, our models.
 
 Registering needs the config and model classes, hence torch and seconds of import time, which ``import hf_mmalign`` and
 ``hf-mmalign --help`` must not pay. So it happens on the first call of an Auto class: as soon as transformers' Auto
 modules are imported, their loading methods are wrapped to register our classes first.
 """
 
+import difflib
 import functools
 import importlib
 import importlib.abc
@@ -13,14 +14,21 @@ import sys
 from collections.abc import Callable
 from types import ModuleType
 
+from .adapters import save_new_modules_with_adapters
 from .stock_pipelines import refuse_partial_samples
 
 
 @functools.cache
 def register() -> None:
-    """Register every config, model and processor of the package with the Auto classes. Idempotent."""
+    """Register every config, model and processor of the package with the Auto classes. Idempotent.
+
+    `AutoModel` gives the same class as `AutoModelForSequenceClassification`: a model type of ours has one class, and what
+    others take from a model without head is in its output (`output_modality_features`, `output_hidden_states`). A stock
+    backbone, which would load too, could not take all modalities.
+    """
     from transformers import (
         AutoConfig,
+        AutoModel,
         AutoModelForImageClassification,
         AutoModelForSequenceClassification,
         AutoProcessor,
@@ -39,11 +47,25 @@ def register() -> None:
         FusionForSequenceClassification,
     ):
         AutoConfig.register(model.config_class.model_type, model.config_class, exist_ok=True)
+        AutoModel.register(model.config_class, model, exist_ok=True)
         AutoModelForSequenceClassification.register(model.config_class, model, exist_ok=True)
         AutoProcessor.register(model.config_class, MultimodalProcessor, exist_ok=True)
     # Loaded, an image-classification pipeline refuses it with our words; else transformers says that it is no such model.
     vilt = ViltWmaForSequenceClassification
     AutoModelForImageClassification.register(vilt.config_class, vilt, exist_ok=True)
+
+
+def config_class_of(model_type: str) -> type:
+    """The config class of a model type, ours or transformers'. Raises ValueError for an unknown one."""
+    from transformers import CONFIG_MAPPING
+
+    register()
+    if model_type not in CONFIG_MAPPING:
+        close = difflib.get_close_matches(str(model_type), CONFIG_MAPPING, n=1)
+        raise ValueError(
+            f"did you mean {close[0]!r}?" if close else "transformers has no such model type, nor have we."
+        )
+    return CONFIG_MAPPING[model_type]
 
 
 def _registering(**entries: tuple[str, ...]) -> Callable[[ModuleType], None]:
@@ -78,8 +100,13 @@ _AFTER_IMPORT: dict[str, Callable[[ModuleType], None]] = {
     # The methods that meet a model or processor type before any other does.
     "transformers.models.auto.configuration_auto": _registering(AutoConfig=("from_pretrained", "for_model")),
     "transformers.models.auto.processing_auto": _registering(AutoProcessor=("from_pretrained",)),
+    "transformers.models.auto.modeling_auto": _registering(
+        AutoModel=("from_config", "from_pretrained"),
+        AutoModelForSequenceClassification=("from_config", "from_pretrained"),
+    ),
     "transformers.pipelines": _register_pipeline,
     "transformers.pipelines.base": refuse_partial_samples,
+    "peft.tuners.tuners_utils": save_new_modules_with_adapters,
 }
 
 
@@ -103,7 +130,7 @@ class _ModuleFinder(importlib.abc.MetaPathFinder):
 
 
 def register_on_first_use() -> None:
-    """Make the Auto classes know our model types when asked, whenever transformers is imported."""
+    """Make the Auto classes know our model types when asked, and peft our new modules, whenever they are imported."""
     sys.meta_path.insert(0, _ModuleFinder())
     for name, after_import in _AFTER_IMPORT.items():
         if name in sys.modules:

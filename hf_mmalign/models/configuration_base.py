@@ -3,10 +3,15 @@
 import difflib
 import json
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from ..stub import is_ours, write_stub
@@ -27,6 +32,11 @@ _TRANSFORMERS_KEYWORDS = {
     "tie_word_embeddings",
     "torch_dtype",
 }
+
+
+_LARGEST = torch.finfo(torch.float32).max
+# Attributes of the modules that hold a submodule for each modality under its name.
+_RESERVED = frozenset(dir(nn.ModuleDict()))
 
 
 class MultimodalConfigMixin:
@@ -57,11 +67,23 @@ class MultimodalConfigMixin:
             raise TypeError(
                 f"{type(self).__name__} has no argument {_with_suggestions(unknown, self.known_arguments())}"
             )
+        check_finite({field.name: getattr(self, field.name) for field in fields(self)})  # type: ignore[arg-type]
         super().__post_init__(**kwargs)  # type: ignore[misc]
+        if self.num_labels < 1:  # type: ignore[attr-defined]
+            raise ValueError(f"num_labels is {self.num_labels}; it is at least 1.")  # type: ignore[attr-defined]
         self.validate_modalities()
         self.validate_multimodal()
 
     def validate_modalities(self) -> None:
+        if not self.modalities:
+            raise ValueError(
+                f"{type(self).__name__} needs a modality, but feature_sizes is empty and modalities names none."
+            )
+        taken = [name for name in self.modalities if not name or "." in name or name in _RESERVED]
+        if taken:
+            raise ValueError(
+                f"modalities has {taken}: PyTorch's modules have these names themselves, or take no empty one and no dot."
+            )
         if len(set(self.modalities)) != len(self.modalities):
             raise ValueError(f"modalities names one twice: {self.modalities}")
         for name in self.modalities:
@@ -157,6 +179,30 @@ class MultimodalConfigMixin:
     def keys_to_ignore_at_inference(self) -> list[str]:
         """Outputs that Trainer must not gather in evaluation: all but loss and logits."""
         return ["losses", "modality_features", "hidden_states", "attentions"]
+
+
+def check_finite(values: Mapping[str, Any]) -> None:
+    """Raise ValueError naming the first number among the fields that is NaN or infinite in fp32, nested ones included.
+
+    A comparison with NaN is False, so that a check of bounds may pass it and a weight of NaN switch its loss off.
+    """
+    for name, number in _numbers(values, ""):
+        if not abs(number) <= _LARGEST:
+            raise ValueError(f"{name} is {number}; it must be a finite number, also in single precision.")
+
+
+def _numbers(value: Any, name: str) -> Iterator[tuple[str, Real]]:
+    """Every number in nested mappings, lists and configs, with its path."""
+    if isinstance(value, PreTrainedConfig):
+        value = value.to_dict()
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from _numbers(entry, f"{name}[{key!r}]" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for index, entry in enumerate(value):
+            yield from _numbers(entry, f"{name}[{index}]")
+    elif isinstance(value, Real):
+        yield name, value
 
 
 def _with_suggestions(names: list[str], known: set[str]) -> str:

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -52,6 +53,9 @@ class CleanInputs(NamedTuple):
 
 # The modality that each raw input of `forward` carries.
 _RAW_MODALITIES = {"input_ids": "text", "pixel_values": "image"}
+
+# Whether transformers is making a model from a folder: which of its weights are new is known afterwards only.
+LOADING: ContextVar[bool] = ContextVar("LOADING", default=False)
 
 ModalityHook = Callable[[dict[str, ModalityEmbedding]], dict[str, ModalityEmbedding]]
 
@@ -180,7 +184,7 @@ class MultimodalModelMixin:
 
     @property
     def modules_outside_backbone(self) -> list[str]:
-        """Submodules beside the pretrained backbone: PEFT's `modules_to_save`, which it trains and saves whole."""
+        """Submodules beside the pretrained backbone, which take `learning_rate` where it has a rate of its own."""
         return ["classifier"]
 
     @classmethod
@@ -188,6 +192,37 @@ class MultimodalModelMixin:
         """Nothing to do: the package registers its models, and a saved folder names it instead of carrying its code."""
         if not is_ours(cls):
             super().register_for_auto_class(auto_class)  # type: ignore[misc]
+
+    @property
+    def new_modules(self) -> list[str]:
+        """Submodules that adapters of peft must train and save whole: peft's `modules_to_save`, where they are added.
+
+        Those are :attr:`modules_outside_backbone` without the ones that came with the checkpoint, as in a model of ours
+        that is trained further; but with those that keep a state, which training changes in any case.
+        """
+        return [name for name in self.modules_outside_backbone if self._is_new(name)]
+
+    @property
+    def lora_targets(self) -> list[str]:
+        """Layers that LoRA adapts where its config names none."""
+        return ["query", "value"]
+
+    def _is_new(self, module: str) -> bool:
+        missing = self.__dict__.get("_missing_in_checkpoint")
+        has_state = any(True for _ in self.get_submodule(module).buffers())  # type: ignore[attr-defined]
+        return missing is None or has_state or any(key.startswith(f"{module}.") for key in missing)
+
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+        """As in transformers; the model remembers which of its weights the checkpoint did not hold."""
+        token = LOADING.set(True)
+        try:
+            model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # type: ignore[misc]
+        finally:
+            LOADING.reset(token)
+        if not hasattr(model, "peft_config"):  # of an adapter's folder, transformers tells what the adapter lacks
+            model._missing_in_checkpoint = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
+        return (model, info) if output_loading_info else model
 
     def register_modality_hook(self, hook: ModalityHook) -> RemovableHandle:
         """Call `hook(embeddings) -> embeddings` in every forward pass right after :meth:`embed_modalities`.

@@ -22,7 +22,7 @@ from ..data.processor import MultimodalProcessor, train_tokenizer
 from ..data.schema import label_names_of, modalities_of, num_labels_of, problem_type_of
 from ..data.validation import validate_dataset
 from ..evaluation.metrics import compute_metrics_for, metric_names_for, primary_metric
-from ..models.auto import register
+from ..models.auto import config_class_of
 from ..trainer.arguments import MultimodalTrainingArguments
 from .arguments import DataArguments, EvaluationArguments, ModelArguments
 from .recipe import Recipe, RecipeError, split_arguments
@@ -47,7 +47,6 @@ class Arguments:
 
 def read_arguments(recipe: Recipe) -> Arguments:
     """Check every key and value of a recipe, without the data. Raises RecipeError, DataError for options of the data."""
-    register()
     model_type = recipe.values.get("model_type")
     if model_type is None:
         raise RecipeError(f"{recipe.path}: the key 'model_type' is missing; for example `model_type: vilt_wma`.")
@@ -56,7 +55,7 @@ def read_arguments(recipe: Recipe) -> Arguments:
             origin = recipe.origins.get(key, recipe.path)
             raise RecipeError(f"{origin}: {key} is {shown(recipe.values[key])}; expected text.")
     try:
-        config_class = type(AutoConfig.for_model(model_type))
+        config_class = config_class_of(model_type)
     except ValueError as error:
         raise RecipeError(f"{recipe.path}: model_type {model_type!r} is unknown: {error}") from None
     if "dataset" not in recipe.values:
@@ -146,7 +145,7 @@ def _text_fields(arguments: Arguments, tokenizer) -> dict[str, Any]:
 
 
 def _config_class(arguments: Arguments) -> type:
-    return type(AutoConfig.for_model(arguments.model.model_type))
+    return config_class_of(arguments.model.model_type)
 
 
 def build_processor(arguments: Arguments, dataset: DatasetDict) -> MultimodalProcessor:
@@ -251,8 +250,7 @@ def primary_metric_of(config, arguments: Arguments) -> str:
 
 def describe_arguments(recipe: Recipe) -> str:
     """Every key this recipe may hold, by group, with its default and meaning."""
-    register()
-    config_class = type(AutoConfig.for_model(recipe.values.get("model_type", "vilt_wma")))
+    config_class = config_class_of(recipe.values.get("model_type", "vilt_wma"))
     groups = {
         "model": ModelArguments,
         "data": DataArguments,

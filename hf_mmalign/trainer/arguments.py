@@ -1,8 +1,10 @@
 """Training arguments."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from transformers import TrainingArguments
+
+from ..models.configuration_base import check_finite
 
 
 @dataclass
@@ -50,6 +52,7 @@ class MultimodalTrainingArguments(TrainingArguments):
     model_title: str | None = field(default=None, metadata={"help": "For the model card: its heading."})
 
     def __post_init__(self):
+        check_finite({field.name: getattr(self, field.name) for field in fields(self)})
         super().__post_init__()
         if self.backbone_learning_rate is not None and self.backbone_learning_rate < 0:
             raise ValueError(f"backbone_learning_rate is {self.backbone_learning_rate}; a learning rate is at least 0.")

@@ -337,3 +337,7 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
             "alignment",
             "classifier",
         ]
+
+    @property
+    def lora_targets(self) -> list[str]:
+        return ["query_projection", "value_projection"] if self.text_model is None else super().lora_targets

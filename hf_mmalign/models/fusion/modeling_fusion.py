@@ -30,8 +30,6 @@ class FusionForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
 
     def __init__(self, config: FusionConfig):
         super().__init__(config)
-        if not config.modalities:
-            raise ValueError(f"{type(self).__name__} needs a modality, but config.feature_sizes is empty.")
         self.encoders = nn.ModuleDict()
         if config.encoder == "mlp":
             self.encoders.update(
@@ -151,3 +149,12 @@ class FusionForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
     @property
     def modules_outside_backbone(self) -> list[str]:
         return [*(f"head_layers.{index}" for index in range(len(self.head_layers))), "classifier"]
+
+    @property
+    def new_modules(self) -> list[str]:
+        encoders = [f"encoders.{name}" for name in self.encoders]
+        return [name for name in (*encoders, *self.modules_outside_backbone) if self._is_new(name)]
+
+    @property
+    def lora_targets(self) -> list[str]:
+        return list(self.encoders)

@@ -42,6 +42,15 @@ class WmaFields(MultimodalConfigMixin):
     """
 
     native_modalities: ClassVar[tuple[str, ...]] = ()
+    positive_fields: ClassVar[tuple[str, ...]] = (
+        "vocab_size",
+        "hidden_size",
+        "num_attention_heads",
+        "intermediate_size",
+        "max_position_embeddings",
+        "type_vocab_size",
+        "layer_norm_eps",
+    )
 
     modalities: list[str] | None = None
     feature_sizes: dict[str, int] | None = field(default=None)
@@ -69,6 +78,13 @@ class WmaFields(MultimodalConfigMixin):
             )
 
     def validate_multimodal(self) -> None:
+        for name in self.positive_fields:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is above 0.")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) is no multiple of num_attention_heads ({self.num_attention_heads})."
+            )
         if self.wma_alpha < 0 or self.wma_beta < 0:
             raise ValueError(f"wma_alpha and wma_beta are at least 0, not {self.wma_alpha} and {self.wma_beta}.")
         if self.max_text_length is not None and self.max_text_length < 2:
@@ -76,7 +92,7 @@ class WmaFields(MultimodalConfigMixin):
 
     @property
     def padding_token_id(self) -> int:
-        return self.pad_token_id or 0
+        return max(self.pad_token_id or 0, 0)
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -103,6 +119,17 @@ class ViltWmaConfig(WmaFields, ViltConfig):
     model_type = "vilt_wma"
     compatible_model_types: ClassVar[tuple[str, ...]] = ("vilt",)
     native_modalities: ClassVar[tuple[str, ...]] = ("text", "image")
+    positive_fields: ClassVar[tuple[str, ...]] = (
+        *WmaFields.positive_fields,
+        "patch_size",
+        "num_channels",
+        "modality_type_vocab_size",
+    )
+
+    def validate_multimodal(self) -> None:
+        super().validate_multimodal()
+        if self.image_size < self.patch_size:
+            raise ValueError(f"image_size is {self.image_size}; it is at least patch_size, {self.patch_size}.")
 
 
 @strict
