@@ -18,7 +18,7 @@ ALLOWED = {
     "layers": {"ot"},
     "models": {"ot", "losses", "layers", "data"},
     "perturbation": {"models", "ot"},
-    "evaluation": {"models", "perturbation", "data"},
+    "evaluation": {"models", "perturbation", "losses", "data"},
     "reporting": {"evaluation", "models", "data"},
     "trainer": {"reporting", "models", "perturbation", "data", "losses"},
     "runs": {"reporting", "evaluation", "trainer", "perturbation", "models", "data"},

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import EvalPrediction
 
+from ..losses.task import infer_problem_type
 from ..models.modeling_base import ModalityHook
 from ..perturbation.modalities import (
     MissingModality,
@@ -62,7 +63,8 @@ def measure_robustness(
         dataset: A dataset with a length (`datasets.Dataset`, `torch.utils.data.Dataset`) with labels.
         data_collator (`Callable`): Makes a batch for the model from a list of samples; `labels` included.
         compute_metrics (`Callable[[EvalPrediction], dict[str, float]]`, *optional*): By default the metrics of the
-            problem type of the model's config, see :func:`hf_mmalign.evaluation.metrics.compute_metrics_for`.
+            problem type of the model's config, see :func:`hf_mmalign.evaluation.metrics.compute_metrics_for`. Where that
+            is None, as in a model that has seen no labels, the first sample's labels tell.
         primary (`str`, *optional*): The metric for curves, plots and comparisons. By default that of
             :func:`hf_mmalign.evaluation.metrics.primary_metric`, or the first one a given `compute_metrics` returns.
         modalities (`Sequence[str]`, *optional*): The modalities to disturb, one at a time; all of the model by default.
@@ -87,9 +89,13 @@ def measure_robustness(
         ValueError: If the data are empty or have no labels, or an argument is out of its range (it is named).
     """
     config = model.config
+    if len(dataset) == 0:
+        raise ValueError("The data set to evaluate on is empty.")
     if compute_metrics is None:
-        compute_metrics = compute_metrics_for(config.problem_type, config.num_labels)
-        primary = primary or primary_metric(config.problem_type, config.num_labels)[0]
+        labels = None if config.problem_type else _labels_of(data_collator([dataset[0]]))
+        problem_type = config.problem_type or infer_problem_type(labels, config.num_labels)
+        compute_metrics = compute_metrics_for(problem_type, config.num_labels)
+        primary = primary or primary_metric(problem_type, config.num_labels)[0]
     plan = _Plan(
         modalities=_known_modalities(config.modalities, modalities),
         noise=noise,
@@ -100,8 +106,6 @@ def measure_robustness(
     table_ratio, curve_ratios = _ratios(missing_ratio, missing_ratios)
     if not plan.seeds or min(plan.seeds) < 0 or len(set(plan.seeds)) < len(plan.seeds):
         raise ValueError(f"seeds are one or more different integers of at least 0, not {seeds}.")
-    if len(dataset) == 0:
-        raise ValueError("The data set to evaluate on is empty.")
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=data_collator, num_workers=num_workers)
     with _evaluation_mode(model, device), torch.no_grad():
         predictions = _predict(model, loader, plan, progress)
@@ -162,9 +166,8 @@ def _predict(model: torch.nn.Module, loader: DataLoader, plan: _Plan, progress: 
     with tqdm(total=passes * len(loader), desc="robustness", unit="pass", disable=not progress) as bar:
         for batch in loader:
             batch = dict(batch)
-            batch_labels = batch.pop("labels", None)
-            if batch_labels is None:
-                raise ValueError("Robustness is measured against labels, but the collated batches hold no 'labels'.")
+            batch_labels = _labels_of(batch)
+            del batch["labels"]
             labels.append(np.asarray(batch_labels))
             batch = _to_device(batch, device, dtype)
             # Results stay on the device until the batch is through, so that drawing noise overlaps with the forwards.
@@ -179,6 +182,12 @@ def _predict(model: torch.nn.Module, loader: DataLoader, plan: _Plan, progress: 
             start += len(batch_labels)
     whole = {name: np.concatenate(parts) for name, parts in logits.items()}
     return _Predictions(np.concatenate(labels), whole.pop(("clean",)), whole)
+
+
+def _labels_of(batch: dict[str, Any]) -> torch.Tensor:
+    if batch.get("labels") is None:
+        raise ValueError("Robustness is measured against labels, but the collated batches hold no 'labels'.")
+    return batch["labels"]
 
 
 def _score(

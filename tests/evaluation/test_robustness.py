@@ -66,6 +66,18 @@ def test_every_number_equals_that_of_a_real_pass(problem_type, num_labels):
         assert [level for _, modality, level in kinds[5:] if modality == "audio"] == list(ratios)
 
 
+@pytest.mark.filterwarnings("ignore:AUROC")
+@pytest.mark.parametrize(("problem_type", "num_labels"), TASKS)
+def test_a_model_that_has_seen_no_labels(problem_type, num_labels):
+    model, data = TinyModel(problem_type, num_labels), TinyData(23, problem_type, num_labels)
+    expected = run(model, data)
+    model.config.problem_type = None
+    report = run(model, data)
+    assert report.settings == expected.settings
+    assert report.scores[CLEAN].keys() == expected.scores[CLEAN].keys()
+    assert model.config.problem_type is None
+
+
 def test_nothing_depends_on_batch_size_padding_or_workers():
     model, data = TinyModel("regression", 1), TinyData(23, "regression", 1)
     one = run(model, data, batch_size=23)
