@@ -144,9 +144,11 @@ def load_multimodal_dataset(
 
 def _own_folds(name: str, folds: int | None, fold: int | None) -> dict[str, Any]:
     """`folds` and `fold` as options of the reader, where it has them itself."""
-    if (folds is None) != (fold is None) and fold is None:
-        raise DataError("folds says how many there are; fold, from 0, says which one is the test split", field="fold")
-    if fold is None or not has_own_folds(name):
+    if not has_own_folds(name):
+        if folds is not None and fold is None:
+            raise DataError(
+                "folds says how many there are; fold, from 0, says which one is the test split", field="fold"
+            )
         return {}
     given = {"folds": folds, "fold": fold}
     return {key: value for key, value in given.items() if key in _options_of(name) and value is not None}

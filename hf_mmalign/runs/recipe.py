@@ -27,24 +27,40 @@ class RecipeError(ValueError):
 
 @dataclass
 class Recipe:
-    """A recipe as read: its values by key, where each came from, the `sweep` section if there is one, and which of the keys
-    are its base's."""
+    """A recipe as read: its values by key, where each came from, the `sweep` section if there is one, and the keys that
+    were set for another model type than its own."""
 
     path: Path
     values: dict[str, Any]
     origins: dict[str, str]
     sweep: dict[str, Any]
-    inherited: frozenset[str] = frozenset()
+    of_other_model: frozenset[str] = frozenset()
 
     def override(self, values: dict[str, Any], origin: str) -> "Recipe":
-        """A recipe with these values on top. Other data shed the name that a card would give them."""
+        """A recipe with these values on top, and without the keys that `drop` among them lists.
+
+        Other data shed the name that a card would give them. Raises RecipeError if `drop` names what is not set.
+        """
+        values = dict(values)
+        kept = self._without(values.pop("drop", None), origin)
         origins = self.origins | dict.fromkeys(values, origin)
-        kept = dict(self.values)
         if "dataset" in values and values["dataset"] != kept.get("dataset"):
             kept.pop("dataset_name", None)
-        return dataclasses.replace(
-            self, values=kept | values, origins=origins, inherited=self.inherited - values.keys()
-        )
+        other = self.of_other_model
+        if values.get("model_type", kept.get("model_type")) != kept.get("model_type"):
+            other |= kept.keys()
+        return dataclasses.replace(self, values=kept | values, origins=origins, of_other_model=other - values.keys())
+
+    def _without(self, keys: Any, origin: str) -> dict[str, Any]:
+        keys = keys if isinstance(keys, list) else [] if keys is None else [keys]
+        for key in keys:
+            if not isinstance(key, str) or key not in self.values:
+                close = difflib.get_close_matches(str(key), sorted(self.values), n=1)
+                raise RecipeError(
+                    f"{origin}: drop has {shown(key)}, which is not set there."
+                    + (f" Did you mean {close[0]!r}?" if close else "")
+                )
+        return {key: value for key, value in self.values.items() if key not in keys}
 
 
 def load_recipe(recipe: str | Path, folder: str | Path = "") -> Recipe:
@@ -70,7 +86,7 @@ def _load_recipe(path: Path, descendants: tuple[Path, ...]) -> Recipe:
         raise RecipeError(
             f"{descendants[-1]}: its base cannot be used. {error}" if descendants else str(error)
         ) from error
-    base, drop = content.pop("base", None), content.pop("drop", None)
+    base = content.pop("base", None)
     sweep = content.pop("sweep", None) or {}
     if not isinstance(sweep, dict):
         raise RecipeError(f"{path}: sweep is {shown(sweep)}; expected a section of `key: value` lines.")
@@ -78,11 +94,9 @@ def _load_recipe(path: Path, descendants: tuple[Path, ...]) -> Recipe:
     if base is not None:
         chain = (*descendants, path)
         parent = _load_recipe(_base_path(base, chain), chain)
-        recipe = dataclasses.replace(parent, path=path, inherited=frozenset(parent.values))
+        recipe = dataclasses.replace(parent, path=path)
         for key in ("output_dir", "model_title"):  # of that recipe's own model
             recipe.values.pop(key, None)
-    for key in _dropped(drop, recipe):
-        recipe.values.pop(key)
     recipe = recipe.override(content, str(path))
     if sweep:
         recipe.sweep = sweep
@@ -92,27 +106,13 @@ def _load_recipe(path: Path, descendants: tuple[Path, ...]) -> Recipe:
     return recipe
 
 
-def _dropped(keys: Any, recipe: Recipe) -> list[str]:
-    """The keys of its base that a recipe does without."""
-    if keys is None:
-        return []
-    keys = keys if isinstance(keys, list) else [keys]
-    for key in keys:
-        if not isinstance(key, str) or key not in recipe.values:
-            close = difflib.get_close_matches(str(key), sorted(recipe.values), n=1)
-            raise RecipeError(
-                f"{recipe.path}: drop has {shown(key)}, which its base does not set."
-                + (f" Did you mean {close[0]!r}?" if close else "")
-            )
-    return list(dict.fromkeys(keys))
-
-
-def _inherited_unknown(recipe: Recipe, known: set[str]) -> RecipeError:
-    unknown = [key for key in recipe.values if key in recipe.inherited and key not in known]
-    origins = " and ".join(dict.fromkeys(recipe.origins[key] for key in unknown))
+def _of_other_model(recipe: Recipe, known: set[str]) -> RecipeError:
+    """The error for keys that another model type has, which a base or the recipe itself set before the type was changed."""
+    unknown = [key for key in recipe.values if key in recipe.of_other_model and key not in known]
+    origins = " and ".join(dict.fromkeys(recipe.origins.get(key, str(recipe.path)) for key in unknown))
     return RecipeError(
-        f"{recipe.path}: {recipe.values.get('model_type')} has no key {', '.join(map(repr, unknown))}, which "
-        f"{'comes' if len(unknown) == 1 else 'come'} from its base, {origins}. Do without: "
+        f"{recipe.origins.get('model_type', recipe.path)}: {recipe.values['model_type']} has no key "
+        f"{', '.join(map(repr, unknown))}, set in {origins} for another model. Do without: "
         f"`drop: [{', '.join(unknown)}]`."
     )
 
@@ -209,8 +209,8 @@ def split_arguments(recipe: Recipe, targets: dict[str, type]) -> dict[str, dict[
     for key, value in recipe.values.items():
         group = next((group for group in targets if key in fields[group]), None)
         if group is None:
-            if key in recipe.inherited:
-                raise _inherited_unknown(recipe, set().union(*fields.values()))
+            if key in recipe.of_other_model:
+                raise _of_other_model(recipe, set().union(*fields.values()))
             close = difflib.get_close_matches(key, sorted(set().union(*fields.values())), n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise RecipeError(f"{recipe.origins.get(key, recipe.path)}: unknown key {shown(key)}.{hint}")

@@ -148,9 +148,10 @@ def _read_variant(recipe: Recipe, name: str, values: Any, overrides: dict[str, A
     if not isinstance(values or {}, dict):
         raise RecipeError(f"{origin}: the variant {name!r} is {values!r}; expected `key: value` pairs.")
     values = dict(values or {})
-    base = values.pop("base", None)
+    base, drop = values.pop("base", None), values.pop("drop", None)
     if base is not None:
         recipe = load_recipe(str(base), Path(origin).parent)
+    recipe = recipe.override({"drop": drop}, f"{origin}: variant {name}")
     recipe = recipe.override(overrides, "the command line")
     misplaced = [key for key in _OF_THE_SWEEP if key in values | grid]
     if misplaced:

@@ -12,6 +12,7 @@ from ..evaluation.metrics import GREATER_IS_BETTER
 from ..reporting.files import write_text
 from ..reporting.plots import plot_training_curves, save_figure
 from ..trainer.arguments import MultimodalTrainingArguments
+from ..trainer.checkpoints import clear_write_errors
 from ..trainer.trainer import MultimodalTrainer
 from .build import (
     Arguments,
@@ -36,7 +37,8 @@ def train(recipe: Recipe, with_robustness: bool = True) -> dict[str, Any]:
     """Train, select on validation, report on test; evaluate robustness if the recipe and `with_robustness` say so.
 
     Returns the content of `results.json` in the recipe's `output_dir`, written last: a folder that has it is complete.
-    Raises RecipeError or DataError, before training starts, for what cannot be trained.
+    Raises RecipeError or DataError, before training starts, for what cannot be trained, CheckpointError for a checkpoint
+    that cannot be gone on from, and OSError where a file cannot be written.
     """
     refuse_to_overwrite(recipe)
     arguments = read_arguments(recipe)
@@ -75,7 +77,8 @@ def train(recipe: Recipe, with_robustness: bool = True) -> dict[str, Any]:
     }
     if trainer.is_world_process_zero():
         arguments.evaluation.robustness &= with_robustness
-        _save(trainer, recipe, arguments, dataset, results)
+        with clear_write_errors(training.output_dir):
+            _save(trainer, recipe, arguments, dataset, results)
     if training.world_size > 1:
         trainer.accelerator.wait_for_everyone()
         trainer.end()  # a process that leaves with the group's threads running is aborted

@@ -155,14 +155,17 @@ def test_a_recipe_sheds_keys_of_its_base(tmp_path):
     write(tmp_path, base, "base.yaml")
     child = "base: base.yaml\nmodel_type: mmalign_fusion\n"
     message = (
-        r"mmalign_fusion has no key 'num_prototypes', 'num_hidden_layers', which come from its base, .*base\.yaml\. "
-        r"Do without: `drop: \[num_prototypes, num_hidden_layers\]`"
+        r"recipe\.yaml: mmalign_fusion has no key 'num_prototypes', 'num_hidden_layers', set in .*base\.yaml for another "
+        r"model\. Do without: `drop: \[num_prototypes, num_hidden_layers\]`"
     )
     with pytest.raises(RecipeError, match=message):
         read_arguments(load_recipe(write(tmp_path, child)))
     recipe = load_recipe(write(tmp_path, child + "drop: [num_prototypes, num_hidden_layers]\n"))
     assert read_arguments(recipe).config == {"hidden_size": 8}
     assert "drop" not in recipe.values
+    decalign = load_recipe(tmp_path / "base.yaml").override({"model_type": "mmalign_fusion"}, "the command line")
+    with pytest.raises(RecipeError, match="the command line: mmalign_fusion has no key 'num_prototypes'"):
+        read_arguments(decalign)
     # The keys of a base are what its own base leaves, and a key may be dropped and set anew.
     grandchild = load_recipe(
         write(tmp_path, "base: recipe.yaml\ndrop: hidden_size\nhidden_size: 16\n", "grandchild.yaml")
@@ -173,9 +176,9 @@ def test_a_recipe_sheds_keys_of_its_base(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("base: base.yaml\ndrop: [stepz]\n", r"drop has 'stepz', which its base does not set. Did you mean 'steps'\?"),
+        ("base: base.yaml\ndrop: [stepz]\n", r"drop has 'stepz', which is not set there. Did you mean 'steps'\?"),
         ("base: base.yaml\ndrop: {a: 1}\n", r"drop has \{'a': 1\}"),
-        ("drop: [steps]\nsteps: 1\n", "drop has 'steps', which its base does not set"),
+        ("drop: [steps]\nsteps: 1\n", "drop has 'steps', which is not set there"),
     ],
 )
 def test_only_keys_of_a_base_can_be_shed(tmp_path, text, message):

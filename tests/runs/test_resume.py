@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from hf_mmalign import FusionForSequenceClassification
 from hf_mmalign.cli.main import main
 from hf_mmalign.runs import train as training
 
@@ -157,6 +159,19 @@ def test_a_full_disk_is_one_clear_line(tmp_path, capsys, monkeypatch):
     error = capsys.readouterr().err
     assert f"{tmp_path}/checkpoint-1 could not be written to its end" in error
     assert "MiB are free" in error
+
+
+def test_a_disk_that_is_full_at_the_end_is_one_clear_line(tmp_path, capsys, monkeypatch):
+    def full(*positional, **keywords):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(FusionForSequenceClassification, "save_pretrained", full)
+    (tmp_path / "results.json").write_text("{}")  # of a former run
+    assert run(tmp_path, "--save_strategy", "no", "--num_train_epochs", "1") == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"hf-mmalign: {tmp_path} could not be written to its end")
+    assert "No space left on device" in error
+    assert not (tmp_path / "results.json").exists()  # it marks a complete folder
 
 
 def test_a_checkpoint_in_the_folder_is_told_before_heavy_imports(whole, tmp_path):

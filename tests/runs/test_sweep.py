@@ -103,7 +103,11 @@ def test_folds_are_a_number_or_a_list(tmp_path, section, overrides, folds):
         ("sweep: {variants: {mlp: fusion.yaml}}", "the variant 'mlp' is 'fusion.yaml'; expected"),
         ("sweep: {variants: {mlp: {base: fusion.yaml}}}", "fusion.yaml: No such file"),
         ("sweep: {variants: {mlp: {num_prototype: 3}}}", "variant mlp: unknown key 'num_prototype'"),
-        ("sweep: {variants: {mlp: {model_type: mmalign_fusion}}}", "unknown key 'num_hidden_layers'"),
+        (
+            "sweep: {variants: {mlp: {model_type: mmalign_fusion}}}",
+            "variant mlp: mmalign_fusion has no key 'num_hidden_layers'",
+        ),
+        ("sweep: {variants: {mlp: {drop: [num_heads]}}}", "variant mlp: drop has 'num_heads', which is not set there"),
     ],
 )
 def test_what_is_wrong_in_a_section_is_named(tmp_path, section, message):
@@ -124,6 +128,17 @@ def test_a_variant_may_start_from_another_recipe(tmp_path):
     # Relative to the file that holds the section, from wherever the section is inherited.
     child = write(tmp_path, "base: ../sweep.yaml\nsweep:\n", "children/child.yaml")
     assert read_sweep(load_recipe(child), {}).variants[1].recipe.values["model_type"] == "mmalign_fusion"
+
+
+def test_a_variant_of_another_model_drops_keys(tmp_path):
+    drop = "drop: [num_hidden_layers, num_attention_heads, num_prototypes]"
+    section = f"sweep: {{variants: {{decalign: , fusion: {{model_type: mmalign_fusion, {drop}}}}}}}"
+    sweep = read(tmp_path, section)
+    runs = [Run(sweep, variant, variant.cells[0], seed=0, fold=None) for variant in sweep.variants]
+    decalign, fusion = (run.recipe.values for run in runs)
+    assert decalign["num_prototypes"] == 2
+    assert "num_prototypes" not in fusion
+    assert "drop" not in fusion
 
 
 def test_a_fold_joins_the_reader_s_other_options(tmp_path):
