@@ -151,12 +151,12 @@ def _own_folds(name: str, folds: int | None, fold: int | None) -> dict[str, Any]
             )
         return {}
     given = {"folds": folds, "fold": fold}
-    return {key: value for key, value in given.items() if key in _options_of(name) and value is not None}
+    return {key: value for key, value in given.items() if key in options_of(name) and value is not None}
 
 
 def has_own_folds(name: str) -> bool:
     """Whether a format's data have folds of their own, by actor or speaker for example."""
-    return name in FORMATS and "fold" in _options_of(name)
+    return name in FORMATS and "fold" in options_of(name)
 
 
 def _folded(dataset: DatasetDict, folds: int | None, fold: int, seed: int, group: str | None) -> DatasetDict:
@@ -181,7 +181,8 @@ def _folded(dataset: DatasetDict, folds: int | None, fold: int, seed: int, group
     return DatasetDict({split: rows.select(np.flatnonzero(split_of == split)) for split in SPLITS})
 
 
-def _options_of(name: str) -> list[str]:
+def options_of(name: str) -> list[str]:
+    """The options of a format's reader."""
     entry = FORMATS[name]
     opener = getattr(importlib.import_module(f"{__package__}.readers.{entry.module}"), entry.function)
     return [option for option in inspect.signature(opener).parameters if option != "path"]
@@ -199,7 +200,7 @@ def _opener(name: str, options: dict[str, Any]) -> Callable[..., Source]:
         raise DataError(f"{name!r} is no known data set or format{_suggestion(name, FORMATS)}")
     entry = FORMATS[name]
     opener = getattr(importlib.import_module(f"{__package__}.readers.{entry.module}"), entry.function)
-    known = _options_of(name)
+    known = options_of(name)
     for option in options:
         if option not in known:
             raise DataError(f"{name} has no option {option!r}{_suggestion(option, known)}", field=option)
