@@ -52,8 +52,9 @@ class MultimodalTrainingArguments(TrainingArguments):
     model_title: str | None = field(default=None, metadata={"help": "For the model card: its heading."})
 
     def __post_init__(self):
-        check_finite({field.name: getattr(self, field.name) for field in fields(self)})
+        self._check_numbers()
         super().__post_init__()
+        self._check_numbers()  # now also those that came as JSON text
         if self.backbone_learning_rate is not None and self.backbone_learning_rate < 0:
             raise ValueError(f"backbone_learning_rate is {self.backbone_learning_rate}; a learning rate is at least 0.")
         if not 0 <= self.modality_dropout < 1:
@@ -65,6 +66,9 @@ class MultimodalTrainingArguments(TrainingArguments):
             raise ValueError(f"num_train_epochs is {self.num_train_epochs}; it is at least 0.")
         if self.early_stopping_patience is not None:
             self._check_early_stopping(self.early_stopping_patience)
+
+    def _check_numbers(self) -> None:
+        check_finite({field.name: getattr(self, field.name) for field in fields(self)})
 
     def _check_early_stopping(self, patience: int) -> None:
         if patience < 1:

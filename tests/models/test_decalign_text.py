@@ -1,10 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
-from hf_mmalign import DecAlignConfig, DecAlignForSequenceClassification
+from hf_mmalign import DecAlignConfig, DecAlignForSequenceClassification, evaluate_robustness
+from hf_mmalign.evaluation.scores import CLEAN, Condition
 from hf_mmalign.perturbation.modalities import MissingModality, ModalityNoise, perturbed
 from tests.tiny import BACKBONE, TOKENS, feature_batch, rows_of, text_batch
 
@@ -88,6 +90,24 @@ def test_nothing_of_a_missing_text_is_read(read, mode):
         one, other = (model(**text, **rest, output_modality_features=True) for text in texts)
     torch.testing.assert_close(one.logits, other.logits)
     assert not one.modality_features["text"].any()
+
+
+def test_robustness_without_any_text_sees_no_difference_between_texts():
+    """Of equally many tokens: "zero" leaves their number."""
+    batch = text_batch([7] * 4) | feature_batch({"vision": [3] * 4, "audio": [2] * 4}, WIDTHS)
+    batch["features"] = {name: values[:1].expand_as(values) for name, values in batch["features"].items()}
+    report = evaluate_robustness(
+        build(),
+        range(4),
+        data_collator=lambda rows: rows_of(batch, rows) | {"labels": LABELS[rows]},
+        compute_metrics=lambda prediction: {"spread": float(np.ptp(prediction.predictions, axis=0).max())},
+        modalities=["text"],
+        noise_amplitude=(),
+        missing_ratios=(1.0,),
+        progress=False,
+    )
+    assert report.scores[CLEAN]["spread"].mean > 1e-3
+    assert report.scores[Condition("missing", "text", 1.0)]["spread"].mean < 1e-5
 
 
 def test_noise_reaches_every_token_of_a_text():

@@ -19,8 +19,9 @@ def test_every_number_is_finite(tmp_path, name):
 
 
 def test_numbers_inside_of_fields_too(tmp_path):
-    with pytest.raises(ValueError, match=r"lr_scheduler_kwargs\['num_cycles'\] is nan"):
-        MultimodalTrainingArguments(str(tmp_path), lr_scheduler_kwargs={"num_cycles": math.nan})
+    for given in ({"num_cycles": math.nan}, '{"num_cycles": NaN}'):
+        with pytest.raises(ValueError, match=r"lr_scheduler_kwargs\['num_cycles'\] is nan"):
+            MultimodalTrainingArguments(str(tmp_path), lr_scheduler_kwargs=given)
 
 
 def test_the_learning_rate_is_among_them():
