@@ -16,6 +16,7 @@ from hf_mmalign import (
 )
 from hf_mmalign.data.errors import DataError
 from hf_mmalign.data.processor import train_tokenizer
+from hf_mmalign.reporting.model_card import usage_snippet
 from tests.tiny import VILT
 
 TEXTS = ["a red square", "the blue circle is small", "nothing"]
@@ -127,3 +128,9 @@ def test_regression_and_several_labels(tmp_path):
             ).logits[0]
         expected = logits if problem_type == "regression" else logits.sigmoid().sort(descending=True).values
         np.testing.assert_allclose([entry["score"] for entry in found], expected.numpy(), atol=1e-5)
+
+
+def test_the_card_s_snippet_runs_as_printed(folder, capsys):
+    config = ViltWmaConfig.from_pretrained(folder)
+    exec(usage_snippet(config, str(folder)), {})
+    assert "'score'" in capsys.readouterr().out

@@ -125,39 +125,31 @@ def write_model_card(
 
 
 def usage_snippet(config: Any, repository: str) -> str:
-    """Python that loads a saved model and predicts for one sample, ready to run."""
-    native = [name for name in config.modalities if name not in config.feature_sizes]
-    sample = {"text": 'text=["a sentence"],', "image": 'images=[Image.new("RGB", (224, 224))],  # your picture'}
-    arguments = [sample[name] for name in native]
-    if config.feature_sizes:
-        widths = [f'"{name}": [np.zeros((20, {size}))]' for name, size in config.feature_sizes.items()]
-        arguments.append(f"features={{{', '.join(widths)}}},  # (time, width) each")
-    imports = [
-        "import hf_mmalign  # makes the Auto classes know this model",
-        *(["import numpy as np"] if config.feature_sizes else []),
-        "import torch",
-        *(["from PIL import Image"] if "image" in native else []),
-        "from transformers import AutoModelForSequenceClassification",
-    ]
-    reading = {
-        "single_label_classification": "    probabilities = model(**inputs).logits.softmax(dim=-1)[0]\n"
-        "print(model.config.id2label[int(probabilities.argmax())], float(probabilities.max()))",
-        "multi_label_classification": "    probabilities = model(**inputs).logits.sigmoid()[0]\n"
-        "print([model.config.id2label[i] for i, p in enumerate(probabilities.tolist()) if p >= 0.5])",
-        "regression": "    values = model(**inputs).logits[0]\nprint(values.tolist())",
+    """Python that predicts for one sample by a saved model, ready to run."""
+    cells = {
+        "text": '"text": "a sentence",',
+        "image": '"image": Image.new("RGB", (224, 224)),  # a picture, its path or URL',
     }
-    lines = [
-        *imports,
-        "",
-        f'model = AutoModelForSequenceClassification.from_pretrained("{repository}").eval()',
-        f'processor = hf_mmalign.MultimodalProcessor.from_pretrained("{repository}")',
-        "inputs = processor(",
-        *(f"    {argument}" for argument in arguments),
-        ")",
-        "with torch.no_grad():",
-        reading[config.problem_type],
+    sizes = config.feature_sizes
+    sample = [
+        f'"{name}": np.zeros((20, {sizes[name]})),  # (time, width)' if name in sizes else cells[name]
+        for name in config.modalities
     ]
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            *(["import numpy as np"] if sizes else []),
+            *(["from PIL import Image"] if config.is_native("image") else []),
+            "from transformers import pipeline",
+            "",
+            "import hf_mmalign  # makes transformers know this model and its pipeline",
+            "",
+            f'classify = pipeline("multimodal-classification", "{repository}")',
+            "sample = {  # a modality that is left out is missing",
+            *(f"    {cell}" for cell in sample),
+            "}",
+            "print(classify(sample))",
+        ]
+    )
 
 
 def _checked_method(method: str | None, config: Any) -> str:
@@ -256,12 +248,9 @@ def _robustness_section(folder: Path, report: RobustnessReport) -> dict[str, str
 
 
 def _pipeline_tag(config: Any) -> str | None:
-    """The nearest task of the Hub's fixed list, which has none for several modalities at once."""
-    if config.problem_type == "regression":
-        return None
-    if "image" in config.modalities:
-        return "image-classification"
-    return "text-classification" if "text" in config.modalities else None
+    """The Hub's task whose stock pipeline the model serves, which is that of texts alone."""
+    alone = config.modalities == ["text"] and config.is_native("text")
+    return "text-classification" if alone and config.problem_type != "regression" else None
 
 
 def _hub_name(name: str) -> str:
