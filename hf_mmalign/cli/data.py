@@ -1,4 +1,4 @@
-"""`hf-mmalign data inspect`: what is in a data set."""
+"""`hf-mmalign data`: what is in a data set, and features of it."""
 
 import argparse
 import json
@@ -14,6 +14,15 @@ _EXAMPLES = """examples:
   hf-mmalign data inspect multibench mosei_senti_data.pkl --option nonfinite=replace --option "drop_missing=[text]"
 """
 
+_EXTRACT = """examples:
+  hf-mmalign data extract data/tweets.csv --output features --text sentence-transformers/all-MiniLM-L6-v2
+  hf-mmalign data extract image-text path/to/hateful_memes --output features --image timm/resnet50.a1_in1k \\
+      --image-pooling none --keep text
+  hf-mmalign data extract table clips.csv --output features --text MODEL --audio log-mel --option "audio={n_mels: 40}"
+
+The folder is a data set that the format `table` reads; its README.md says how. A killed run goes on when called again.
+"""
+
 _FORMATS = (
     "digits-captions, digits-views (embedded), digits-av, easy-vqa, image-text, iemocap, mmimdb, mmsa, multibench "
     "or ravdess"
@@ -23,7 +32,9 @@ _MOST_CLASSES_SHOWN = 30
 
 def add_parser(subparsers) -> None:
     """Add the command `data`."""
-    parser = subparsers.add_parser("data", help="look at data sets", description="Look at data sets.")
+    parser = subparsers.add_parser(
+        "data", help="look at data sets, extract features", description="Look at data sets, extract features of them."
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     inspect = commands.add_parser(
         "inspect",
@@ -33,19 +44,50 @@ def add_parser(subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     inspect.add_argument("dataset", metavar="NAME_OR_FORMAT", help=_FORMATS)
-    inspect.add_argument("path", metavar="PATH", nargs="?", help="the file or folder; none for embedded data")
-    inspect.add_argument(
+    _add_source_options(inspect)
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.set_defaults(run=run)
+    extract = commands.add_parser(
+        "extract",
+        help="encode texts and pictures by pretrained models, as a data set of features",
+        description="Encode a data set's texts and pictures by pretrained models, and save the features as a data set.",
+        epilog=_EXTRACT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    extract.add_argument("dataset", metavar="SOURCE", help=f"a table's file or folder, or a format: {_FORMATS}")
+    _add_source_options(extract)
+    extract.add_argument("--output", metavar="FOLDER", required=True, help="where the new data set goes")
+    extract.add_argument("--text", metavar="MODEL", help="encoder of texts, a folder or a name on the Hub")
+    extract.add_argument("--image", metavar="MODEL", help="encoder of pictures, of transformers or timm")
+    extract.add_argument("--audio", metavar="log-mel", help="log-mel frames, as the format table makes them of sounds")
+    pooling = "{} pooling: mean, cls, pooler (the model's own) or none, for every {}"
+    extract.add_argument("--text-pooling", metavar="POOLING", help=pooling.format("text", "token"))
+    extract.add_argument("--image-pooling", metavar="POOLING", help=pooling.format("picture", "patch"))
+    extract.add_argument(
+        "--max-text-length", metavar="TOKENS", type=int, help="longest text (default: the model's limit)"
+    )
+    extract.add_argument(
+        "--keep", metavar="MODALITY", nargs="+", default=[], help="text or image, to be taken along raw"
+    )
+    extract.add_argument("--batch-size", metavar="ROWS", type=int, default=32, help="samples at a time (default: 32)")
+    extract.add_argument(
+        "--device", help="where to run, such as cpu or cuda:1 (default: an accelerator, if there is one)"
+    )
+    extract.set_defaults(run=run_extract)
+
+
+def _add_source_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("path", metavar="PATH", nargs="?", help="the file or folder; none for embedded data")
+    command.add_argument(
         "--option",
         metavar="KEY=VALUE",
         action="append",
         default=[],
         help="an option of the reader; the value is YAML; may be repeated",
     )
-    inspect.add_argument("--label-column", metavar="NAME", default="label", help="the column that becomes the label")
-    inspect.add_argument("--cache-dir", metavar="FOLDER", help="where the Arrow files go")
-    inspect.add_argument("--json", action="store_true", help="print JSON")
-    inspect.add_argument("--traceback", action="store_true", help="show where an error comes from")
-    inspect.set_defaults(run=run)
+    command.add_argument("--label-column", metavar="NAME", default="label", help="the column that becomes the label")
+    command.add_argument("--cache-dir", metavar="FOLDER", help="where the Arrow files go")
+    command.add_argument("--traceback", action="store_true", help="show where an error comes from")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,6 +106,34 @@ def run(args: argparse.Namespace) -> int:
     )
     report = inspect_dataset(dataset)
     print(json.dumps(report, indent=2) if args.json else _as_text(args.dataset, report))
+    return 0
+
+
+def run_extract(args: argparse.Namespace) -> int:
+    """Run `data extract`; returns the exit status. Raises DataError for data, encoders or options that cannot be used."""
+    options = _options(args.option)
+
+    from ..data.loading import FORMATS
+    from ..runs.extract import extract
+
+    source = ("table", args.dataset) if args.path is None and args.dataset not in FORMATS else (args.dataset, args.path)
+    dataset = extract(
+        *source,
+        output=args.output,
+        text=args.text,
+        image=args.image,
+        audio=args.audio,
+        keep=args.keep,
+        text_pooling=args.text_pooling,
+        image_pooling=args.image_pooling,
+        max_text_length=args.max_text_length,
+        batch_size=args.batch_size,
+        device=args.device,
+        cache_dir=args.cache_dir,
+        options={"label_column": args.label_column, **options},
+    )
+    rows = ", ".join(f"{split} {len(data)}" for split, data in dataset.items())
+    print(f"saved in {args.output}: {rows} rows")
     return 0
 
 

@@ -50,9 +50,10 @@ def open_source(
         path (`Path` or `str`): A file, a folder, or a data set's name on the Hub; see
             :func:`hf_mmalign.data.tables.open_table`.
         columns (`dict[str, str]`, *optional*): The modalities, our name: the table's. `text` is a text; `image` a picture,
-            by path or bytes; `audio` a sound, by path or bytes, which becomes log-mel frames, or a feature sequence; any
-            other name a feature sequence: nested lists (T, D), a flat list (D,) as one step, the same in JSON, or a path
-            to `.npy`. Relative paths start at the table. Left out, the columns that can be nothing else are taken.
+            by path or bytes (either also a feature sequence, where the column holds lists of numbers); `audio` a sound, by
+            path or bytes, which becomes log-mel frames, or a feature sequence; any other name a feature sequence: nested
+            lists (T, D), a flat list (D,) as one step, the same in JSON, or a path to `.npy`. Relative paths start at the
+            table. Left out, the columns that can be nothing else are taken.
         label (`str`): The column to predict: strings or integers are classes, numbers with a fraction a regression target,
             lists several labels at once.
         label_names (`list[str]`, *optional*): The classes in the order of their ids; by default those of the table, sorted.

@@ -120,9 +120,9 @@ class Cells:
 def kind_of(name: str, column: Any) -> str | None:
     """How a column of ours is to be read, by its name and its type in the table; None for what can be no modality."""
     kinds: dict[str, Callable[[], bool]] = {
-        "image": lambda: type(column).__name__ == "Image" or name == "image",
+        "image": lambda: type(column).__name__ == "Image" or (name == "image" and not is_numeric_list(column)),
         "audio": lambda: type(column).__name__ == "Audio" or (name == "audio" and _is_string_or_binary(column)),
-        "text": lambda: name == "text",
+        "text": lambda: name == "text" and not is_numeric_list(column),
         "features": lambda: is_numeric_list(column) or _is_string_or_binary(column),
     }
     return next((kind for kind, fits in kinds.items() if fits()), None)
