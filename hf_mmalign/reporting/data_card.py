@@ -41,7 +41,7 @@ def write_data_card(
     lines += [_encoder_table(dataset, encoders), ""]
     lines += [f"Left out: raw {' and '.join(left_out)}.", ""] if left_out else []
     lines += [f"The encoders are under the licences of {', '.join(models)}.", ""] if models else []
-    lines += ["## Rows", "", _row_table(dataset), "A missing modality is a sequence of length 0.", ""]
+    lines += ["## Rows", "", _row_table(dataset), "", "A missing modality is a sequence of length 0.", ""]
     lines += ["## Training on it", "", "```yaml", _recipe(name, dataset), "```", ""]
     lines += [f"Made with {_environment()}."]
     return write_text(folder / "README.md", "\n".join(lines) + "\n")
@@ -58,7 +58,7 @@ def _encoder_table(dataset: DatasetDict, encoders: Mapping[str, Mapping[str, Any
         revision = (made or {}).get("revision")
         model += f", revision {revision}" if revision else ""
         rows.append([name, model, made["pooling"] if made else "–", str(column.shape[1])])
-    return markdown_table(["modality", "made by", "pooling", "width"], rows)
+    return markdown_table(["modality", "made by", "pooling", "width"], rows).rstrip()
 
 
 def _row_table(dataset: DatasetDict) -> str:
@@ -67,7 +67,7 @@ def _row_table(dataset: DatasetDict) -> str:
     for split, data in dataset.items():
         missing = [str(_missing(data, name)) for name in sequences]
         rows.append([split, str(len(data)), *missing])
-    return markdown_table(["split", "rows", *(f"{name} missing" for name in sequences)], rows)
+    return markdown_table(["split", "rows", *(f"{name} missing" for name in sequences)], rows).rstrip()
 
 
 def _missing(data: Any, name: str) -> int:

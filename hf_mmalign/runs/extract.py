@@ -70,8 +70,9 @@ def extract(
             are kept in any case; this makes sure that there are some.
         keep (`Sequence[str]`): `text` or `image`, to be taken along raw.
         text_pooling, image_pooling (`str`, *optional*): `"mean"` over tokens or patches, `"cls"`, the first one,
-            `"pooler"`, what the model itself pools, or `"none"` for all of them. By default texts are averaged, and pictures pooled by
-            the model if its files have the weights for it, else averaged. In a model of two towers both are pooled by it.
+            `"pooler"`, what the model itself pools, or `"none"` for all of them. By default texts are averaged and pictures
+            pooled by the model if its files have the weights for it, else averaged. In a model of two towers both are
+            pooled by it.
         max_text_length (`int`, *optional*): Longest text in tokens; by default what tokenizer and model take.
         batch_size (`int`): Samples at a time. No feature depends on it beyond rounding.
         device (`str` or `torch.device`, *optional*): Where to run; by default an accelerator, if there is one.
@@ -269,7 +270,7 @@ def _require_same(begun: Mapping[str, Any], settings: Mapping[str, Any], folder:
     changed = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
     if changed:
         differences = "; ".join(f"{key} was {shown(before.get(key))} and is {shown(now.get(key))}" for key in changed)
-        message = f"made with other settings: {differences}. Take another folder, or remove this one"
+        message = f"made with other settings: {differences}. Say those again, take another folder, or remove this one"
         raise DataError(message, file=folder)
 
 

@@ -206,7 +206,13 @@ def test_bad_input_is_one_clear_line(arguments, message, capsys, monkeypatch, tm
 
 
 def test_help_imports_nothing_heavy():
-    for words in (["--help"], ["train", "--help"], ["sweep", "--help"], ["data", "inspect", "--help"]):
+    for words in (
+        ["--help"],
+        ["train", "--help"],
+        ["sweep", "--help"],
+        ["data", "inspect", "--help"],
+        ["data", "extract", "--help"],
+    ):
         code = (
             "import sys; from hf_mmalign.cli.main import main\n"
             f"try: main({words!r})\n"

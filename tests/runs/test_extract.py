@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import PIL.Image
 import pytest
+import soundfile
 import torch
 from transformers import (
     AutoImageProcessor,
@@ -26,7 +27,7 @@ from hf_mmalign.cli.main import main
 from hf_mmalign.data.loading import load_multimodal_dataset, modalities_of
 from hf_mmalign.data.processor import train_tokenizer
 from hf_mmalign.runs import extract as extract_module
-from hf_mmalign.runs.encoders import Encoder, TextEncoder, _hub_name
+from hf_mmalign.runs.encoders import TextEncoder, _hub_name
 from hf_mmalign.runs.extract import extract
 
 COUNT = 24
@@ -231,28 +232,35 @@ def test_a_killed_run_goes_on_where_it_stopped(home, tmp_path, monkeypatch):
                 np.testing.assert_allclose(first, second, atol=1e-6)
 
 
-def test_a_begun_run_does_not_go_on_with_other_settings(home, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(TextEncoder, "__call__", lambda self, samples: (_ for _ in ()).throw(Killed))
-    monkeypatch.setattr(Encoder, "__init__", wrapped_init(Encoder.__init__))
+def test_a_begun_run_does_not_go_on_with_other_settings(home, tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise Killed
+
+    monkeypatch.setattr(extract_module, "_encoded", killed)
     with pytest.raises(Killed):
         made(home, tmp_path / "out", text=str(home / "bert"))
     with pytest.raises(ValueError, match=r"encoders.text.pooling was 'mean' and is 'cls'"):
         made(home, tmp_path / "out", text=str(home / "bert"), text_pooling="cls")
+    changed = OPTIONS | {"splits": {"validation": 0.25, "test": 0.25, "seed": 1}}
+    with pytest.raises(ValueError, match=r"source.options.splits.seed was 0 and is 1"):
+        extract("table", home / "rows.jsonl", output=tmp_path / "out", text=str(home / "bert"), options=changed)
 
 
-def wrapped_init(init):
-    """The encoder as it is made, whose later calls fail."""
-    encode = TextEncoder.__call__
-
-    def made_well(self, *arguments):
-        failing = TextEncoder.__call__
-        TextEncoder.__call__ = encode
-        try:
-            init(self, *arguments)
-        finally:
-            TextEncoder.__call__ = failing
-
-    return made_well
+def test_sounds_become_log_mel_frames_beside_encoded_texts(home, tmp_path):
+    rng = np.random.default_rng(0)
+    rows = []
+    for row in range(6):
+        soundfile.write(tmp_path / f"{row}.wav", rng.normal(size=1600 + 160 * row) * 0.1, 16000)
+        rows.append({"audio": f"{row}.wav", "text": TEXTS[row % 4], "label": f"c{row % 2}"})
+    table = tmp_path / "rows.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    options = ["--option", "audio={n_mels: 8}", "--option", "splits={validation: 0.34, test: 0.34}"]
+    arguments = ["data", "extract", "table", str(table), "--output", str(tmp_path / "out"), *options]
+    assert main([*arguments, "--audio", "log-mel", "--text", str(home / "bert")]) == 0
+    table = load_multimodal_dataset("table", tmp_path / "out", id="id")
+    assert modalities_of(table) == {"audio": 8, "text": 8}
+    lengths = sorted(len(row["audio"]) for data in table.values() for row in data)
+    assert lengths == [8, 9, 10, 11, 12, 13]
 
 
 def test_called_again_a_finished_run_is_left_as_it_is_and_another_is_refused(home, tmp_path):
@@ -290,7 +298,7 @@ def loaded(output: Path):
 
 
 def test_weights_that_would_be_random_are_refused(home, tmp_path, capsys):
-    config, model = bert()
+    _, model = bert()
     broken = tmp_path / "broken"
     state = {name: value for name, value in model.state_dict().items() if "word_embeddings" not in name}
     model.save_pretrained(broken, state_dict=state)
@@ -332,7 +340,7 @@ def test_a_damaged_picture_is_named_by_its_row(home, tmp_path):
     picture.write_bytes(content[: len(content) // 2])
     table = tmp_path / "rows.jsonl"
     table.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    splits = {split: "train" for split in ("validation", "test")}
+    splits = dict.fromkeys(("validation", "test"), "train")
     with pytest.raises(ValueError, match=r"row 1, field 'train.image'"):
         extract(
             "table", table, output=tmp_path / "out", image=str(home / "vit"), options={"splits": splits}, progress=False
