@@ -186,27 +186,36 @@ def _encoded(
 ) -> list[np.ndarray]:
     if isinstance(rows.features[name], Image):
         rows = rows.cast_column(name, Image(decode=False))
-    cells = rows[name][:]
-    result = [np.zeros((0, encoder.width), np.float32)] * len(cells)
-    present = [index for index, cell in enumerate(cells) if cell is not None]
-    if encoder.kind == "text":
-        present.sort(key=lambda index: len(cells[index]))  # texts of about one length: little padding
-    if bar is not None:
-        bar.update(len(cells) - len(present))
-    for first in range(0, len(present), batch_size):
-        indices = present[first : first + batch_size]
-        samples = [cells[index] for index in indices]
+    result = [np.zeros((0, encoder.width), np.float32)] * len(rows)
+    batches = _by_length if encoder.kind == "text" else _in_order
+    for indices, cells in batches(rows, name, batch_size):
+        present = [(index, cell) for index, cell in zip(indices, cells, strict=True) if cell is not None]
+        samples = [cell for _, cell in present]
         if encoder.kind == "image":
-            samples = [
-                read_picture(cell, row=start + index, field=field) for index, cell in zip(indices, samples, strict=True)
-            ]
-        for index, features in zip(indices, encoder(samples), strict=True):
+            samples = [read_picture(cell, row=start + index, field=field) for index, cell in present]
+        for (index, _), features in zip(present, encoder(samples) if present else [], strict=True):
             if not np.isfinite(features).all():
                 raise DataError(f"{shown(encoder.name)} makes NaN or Inf of it", row=start + index, field=field)
             result[index] = features
         if bar is not None:
             bar.update(len(indices))
     return result
+
+
+def _by_length(rows: Dataset, name: str, size: int) -> Iterator[tuple[list[int], list[Any]]]:
+    """Texts of about one length together, so that there is little padding; missing ones last."""
+    texts = rows[name][:]
+    order = sorted(range(len(texts)), key=lambda index: (texts[index] is None, len(texts[index] or "")))
+    for first in range(0, len(order), size):
+        indices = order[first : first + size]
+        yield indices, [texts[index] for index in indices]
+
+
+def _in_order(rows: Dataset, name: str, size: int) -> Iterator[tuple[list[int], list[Any]]]:
+    """Pictures a batch at a time: a part's together may be more than memory holds."""
+    for first in range(0, len(rows), size):
+        cells = rows[first : first + size][name]
+        yield list(range(first, first + len(cells))), cells
 
 
 def _check_arguments(
