@@ -11,6 +11,7 @@ _EXAMPLES = """examples:
   hf-mmalign data inspect easy-vqa path/to/easy-vqa --option validation_fraction=0.2
   hf-mmalign data inspect image-text path/to/hateful_memes --json
   hf-mmalign data inspect mmsa MOSI/aligned_50.pkl --option text=raw
+  hf-mmalign data inspect table tweets.csv --tokenizer bert-base-uncased --max_length 40
   hf-mmalign data inspect multibench mosei_senti_data.pkl --option nonfinite=replace --option "drop_missing=[text]"
 """
 
@@ -24,8 +25,8 @@ The folder is a data set that the format `table` reads; its README.md says how. 
 """
 
 _FORMATS = (
-    "digits-captions, digits-views (embedded), digits-av, easy-vqa, image-text, iemocap, mmimdb, mmsa, multibench "
-    "or ravdess"
+    "table, digits-captions, digits-views (embedded), digits-av, easy-vqa, image-text, iemocap, mmimdb, mmsa, "
+    "multibench or ravdess"
 )
 _MOST_CLASSES_SHOWN = 30
 
@@ -45,6 +46,12 @@ def add_parser(subparsers) -> None:
     )
     inspect.add_argument("dataset", metavar="NAME_OR_FORMAT", help=_FORMATS)
     _add_source_options(inspect)
+    inspect.add_argument(
+        "--tokenizer", metavar="NAME_OR_FOLDER", help="count the tokens of texts: a name on the Hub, or a saved folder"
+    )
+    inspect.add_argument(
+        "--max_length", metavar="N", type=int, help="count the texts of more tokens (default: the tokenizer's limit)"
+    )
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.set_defaults(run=run)
     extract = commands.add_parser(
@@ -93,18 +100,24 @@ def _add_source_options(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run `data inspect`; returns the exit status. Raises DataError for data or options that cannot be used."""
     options = _options(args.option)
+    if args.max_length is not None and args.tokenizer is None:
+        raise ValueError("--max_length counts tokens, and so needs a --tokenizer")
+    if args.max_length is not None and args.max_length < 1:
+        raise ValueError(f"--max_length is {args.max_length}; it is at least 1")
 
     import datasets
 
     from ..data.inspection import inspect_dataset
     from ..data.loading import load_multimodal_dataset
+    from ..data.tokenizers import load_tokenizer
 
     if args.json:
         datasets.disable_progress_bars()
+    tokenizer = None if args.tokenizer is None else load_tokenizer(args.tokenizer, "--tokenizer")
     dataset = load_multimodal_dataset(
         args.dataset, args.path, cache_dir=args.cache_dir, label_column=args.label_column, **options
     )
-    report = inspect_dataset(dataset)
+    report = inspect_dataset(dataset, tokenizer, args.max_length)
     print(json.dumps(report, indent=2) if args.json else _as_text(args.dataset, report))
     return 0
 
@@ -170,11 +183,18 @@ def _modality(entry: dict[str, Any]) -> str:
         modes = ", ".join(f"{count} {mode}" for mode, count in entry["mode"].items()) or "none"
         parts = [f"height {_range(entry['height'])}", f"width {_range(entry['width'])}", f"pictures: {modes}"]
     elif entry["kind"] == "text":
-        parts = [f"words {_range(entry['length'])}", f"{entry['distinct']} distinct"]
+        parts = [f"words {_range(entry['length'])}", f"{entry['distinct']} distinct", *_tokens(entry)]
     else:
         parts = [f"steps {_range(entry['length'])}", f"width {entry['width']}", f"values {_range(entry['value'])}"]
         parts += [f"{entry['nonfinite']} NaN or Inf"] if entry["nonfinite"] else []
     return "; ".join([*parts, f"{entry['missing']} missing"])
+
+
+def _tokens(entry: dict[str, Any]) -> list[str]:
+    if "tokens" not in entry:
+        return []
+    parts = [f"tokens {_range(entry['tokens'])}, {entry['unknown']:.1%} unknown"]
+    return parts + ([f"{entry['too_long']:.1%} longer than {entry['limit']} tokens"] if "limit" in entry else [])
 
 
 def _range(summary: dict[str, float] | None) -> str:

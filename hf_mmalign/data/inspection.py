@@ -5,33 +5,55 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
+from transformers import PreTrainedTokenizerBase
 
+from .errors import DataError
 from .pictures import opened_picture
 from .schema import label_names_of, modalities_of, problem_type_of
+from .tokenizers import TextFit
 from .validation import column_batches, feature_chunks, flat_labels, image_sources
 
 
-def inspect_dataset(dataset: DatasetDict) -> dict[str, Any]:
+def inspect_dataset(
+    dataset: DatasetDict, tokenizer: PreTrainedTokenizerBase | None = None, max_length: int | None = None
+) -> dict[str, Any]:
     """Describe a data set as :func:`load_multimodal_dataset` returns it.
+
+    Args:
+        dataset (`DatasetDict`): The splits.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): Counts the tokens of texts.
+        max_length (`int`, *optional*): Longest text in tokens, [CLS] and [SEP] included; by default the tokenizer's own
+            limit, if it has one.
 
     Returns:
         A JSON-ready dict: `problem_type`, `modalities` (kinds), and for each split `rows`, `modalities` and `label`.
         A feature sequence has `width`, `missing`, `length` (steps), `value` (its numbers, without NaN and Inf) and
         `nonfinite` (their count); a text has `missing`, `length` (words) and `distinct`; an image has `missing`,
         `height` and `width` (pixels, each file once) and `mode`. `length`, `height`, … are dicts of min, mean and max.
+        With a tokenizer a text also has `tokens` ([CLS] and [SEP] included), `unknown` (share of its tokens) and, where
+        there is a limit, `limit` and `too_long` (share of the texts).
+
+    Raises:
+        DataError: For a tokenizer where there is no text.
     """
     modalities = modalities_of(dataset)
+    if tokenizer is not None and "text" not in modalities.values():
+        raise DataError(f"there is no text to count tokens of; the modalities are {', '.join(modalities)}")
+    if tokenizer is not None and max_length is None and tokenizer.model_max_length < 1_000_000:
+        max_length = tokenizer.model_max_length  # tokenizers without a limit say 1e30
     names = label_names_of(dataset)
     report: dict[str, Any] = {"problem_type": problem_type_of(dataset), "modalities": modalities, "splits": {}}
     for split, data in dataset.items():
-        described = {name: _describe(data, name, kind) for name, kind in modalities.items()}
+        described = {name: _describe(data, name, kind, tokenizer, max_length) for name, kind in modalities.items()}
         report["splits"][str(split)] = {"rows": len(data), "modalities": described, "label": _labels(data, names)}
     return report
 
 
-def _describe(data: Dataset, name: str, kind: str | int) -> dict[str, Any]:
+def _describe(
+    data: Dataset, name: str, kind: str | int, tokenizer: PreTrainedTokenizerBase | None, max_length: int | None
+) -> dict[str, Any]:
     if kind == "text":
-        return _text(data, name)
+        return _text(data, name) | ({} if tokenizer is None else _tokens(data, name, tokenizer, max_length))
     if kind == "image":
         return _images(data, name)
     return _features(data, name)
@@ -82,6 +104,14 @@ def _text(data: Dataset, name: str) -> dict[str, Any]:
         lengths.add(np.array([len(text.split()) for text in texts]))
         distinct.update(hash(text) for text in texts)  # a hash, not the text: memory stays small
     return {"kind": "text", "missing": missing, "length": lengths.result(), "distinct": len(distinct)}
+
+
+def _tokens(data: Dataset, name: str, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> dict[str, Any]:
+    lengths, fit = _Summary(), TextFit()
+    for _, array in column_batches(data, name):
+        lengths.add(fit.add(tokenizer, array.drop_null().to_pylist(), max_length))
+    limit = {} if max_length is None else {"limit": max_length, "too_long": fit.too_long_share}
+    return {"tokens": lengths.result(), "unknown": fit.unknown_share, **limit}
 
 
 def _images(data: Dataset, name: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """From raw text, pictures and feature sequences to the tensors every model of the package takes."""
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,8 @@ from typing import Any
 import PIL.Image
 import torch
 from datasets import Dataset, DatasetDict
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
-from transformers import (
-    AutoImageProcessor,
-    AutoTokenizer,
-    BatchFeature,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 from transformers.utils import CONFIG_NAME, PushToHubMixin, cached_file
 
@@ -27,9 +19,11 @@ from .feature_statistics import FeatureStatistics, load_feature_statistics, save
 from .pictures import check_processable
 from .schema import modalities_of
 from .tensors import pad_features, to_pixels
+from .tokenizers import TOKENIZER_FILES, train_tokenizer
+
+__all__ = ["MultimodalBatch", "MultimodalProcessor", "train_tokenizer"]
 
 _CONFIG_FILE = "processor_config.json"
-_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.txt")
 _IMAGE_PROCESSOR_FILE = "preprocessor_config.json"
 _STATISTICS_FILE = "feature_statistics.safetensors"
 _SETTINGS = ("max_text_length", "truncation", "feature_sizes")
@@ -232,7 +226,7 @@ class MultimodalProcessor(PushToHubMixin):
             return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
 
         config = read(_CONFIG_FILE)
-        has_tokenizer = any(find(file) for file in _TOKENIZER_FILES)
+        has_tokenizer = any(find(file) for file in TOKENIZER_FILES)
         # transformers' own processors save the image processor inside processor_config.json.
         has_image_processor = "image_processor" in config or find(_IMAGE_PROCESSOR_FILE)
         if not (has_tokenizer or has_image_processor or config.get("processor_class") == cls.__name__):
@@ -405,52 +399,3 @@ def _as_arrays(batch: dict[str, Any]) -> dict[str, Any]:
     return {
         name: _as_arrays(value) if isinstance(value, dict) else value.cpu().numpy() for name, value in batch.items()
     }
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int, lowercase: bool = True) -> PreTrainedTokenizerFast:
-    """Build a BERT-style WordPiece tokenizer from texts, offline, the same from the same texts.
-
-    The vocabulary is the special tokens, every character, and the most frequent words; a rarer word is spelt out. That
-    suits the small vocabularies of models trained from scratch. (The trainers of the `tokenizers` library learn subwords
-    too, but their ties fall at random, so that two runs with one seed would differ in their token ids.)
-
-    Args:
-        texts (`Iterable[str]`): The training split's texts; pass no others, or their words leak.
-        vocab_size (`int`): Upper bound on the vocabulary, the five special tokens included.
-        lowercase (`bool`): Lower the case, and strip accents with it, as BERT's uncased tokenizers do.
-
-    Returns:
-        `PreTrainedTokenizerFast` that wraps a text as `[CLS] … [SEP]`, a pair as `[CLS] … [SEP] … [SEP]` with token
-        types 0 and 1.
-    """
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    special["mask_token"] = "[MASK]"
-    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    words: Counter[str] = Counter()
-    for text in texts:
-        words.update(word for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text)))
-    characters: Counter[str] = Counter()
-    for word, count in words.items():
-        for piece in (word[0], *(f"##{character}" for character in word[1:])):
-            characters[piece] += count
-    tokens = dict.fromkeys([*special.values(), *_by_frequency(characters), *_by_frequency(words)])
-    vocab = {token: index for index, token in enumerate(list(tokens)[:vocab_size])}
-    tokenizer = Tokenizer(models.WordPiece(vocab=vocab, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = pre_tokenizer
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0",
-        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        **special,
-    )
-
-
-def _by_frequency(counts: Counter[str]) -> list[str]:
-    return sorted(counts, key=lambda item: (-counts[item], item))

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..data.tokenizers import TokenizerType
 from ..perturbation.modalities import MissingMode, NoiseDistribution
 
 
@@ -58,9 +59,25 @@ class DataArguments:
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first samples only."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first samples only."})
-    tokenizer_vocab_size: int = field(
-        default=1000,
-        metadata={"help": "Vocabulary of the tokenizer that is trained where no checkpoint brings one."},
+    tokenizer_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Tokenizer of texts where no checkpoint brings one, a folder or a Hub name; left out, one is trained."
+        },
+    )
+    tokenizer_type: TokenizerType = field(
+        default="wordpiece",
+        metadata={
+            "help": "Of the tokenizer that is trained: wordpiece (words and characters), or sentencepiece, for languages "
+            "that write no spaces or need their accents."
+        },
+    )
+    tokenizer_vocab_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Largest vocabulary of the tokenizer that is trained; left out, it follows the texts: the characters "
+            "that make up 99.95 % of them, and the words seen twice, at most 30000."
+        },
     )
     truncation: bool = field(default=True, metadata={"help": "Cut texts longer than the model takes; else refuse."})
     image_processor: dict[str, Any] = field(
@@ -70,6 +87,11 @@ class DataArguments:
     def __post_init__(self):
         for name in ("max_train_samples", "max_eval_samples", "tokenizer_vocab_size"):
             _at_least_one(self, name)
+        if self.tokenizer_name_or_path is not None and self.tokenizer_vocab_size is not None:
+            raise ValueError(
+                "tokenizer_name_or_path brings a vocabulary of its own, and tokenizer_vocab_size is for one that is "
+                "trained; give one of the two, for example with `--drop tokenizer_vocab_size`."
+            )
 
 
 @dataclass

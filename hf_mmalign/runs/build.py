@@ -4,7 +4,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
@@ -12,14 +12,17 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     ViltImageProcessor,
 )
+from transformers.utils import logging
 
 from ..data.collator import MultimodalCollator
 from ..data.errors import shown
 from ..data.loading import check_options, load_multimodal_dataset
-from ..data.processor import MultimodalProcessor, train_tokenizer
+from ..data.processor import MultimodalProcessor
 from ..data.schema import label_names_of, modalities_of, num_labels_of, problem_type_of
+from ..data.tokenizers import TextFit, has_tokenizer, load_tokenizer, spaced_texts, train_tokenizer_on
 from ..data.validation import validate_dataset
 from ..evaluation.metrics import compute_metrics_for, metric_names_for, primary_metric
 from ..models.auto import config_class_of
@@ -27,7 +30,13 @@ from ..trainer.arguments import MultimodalTrainingArguments
 from .arguments import DataArguments, EvaluationArguments, ModelArguments
 from .recipe import Recipe, RecipeError, split_arguments
 
+logger = logging.get_logger(__name__)
+
 _Group = TypeVar("_Group")
+# What a run warns of, and how many texts it looks at for it.
+_UNKNOWN_TOKENS = 0.02
+_CUT_TEXTS = 0.05
+_MOST_TEXTS_CHECKED = 4000
 
 
 @dataclass
@@ -159,11 +168,7 @@ def build_processor(arguments: Arguments, dataset: DatasetDict) -> MultimodalPro
     used = arguments.config.get("modalities") or list(available)
     tokenizer = image_processor = None
     if "text" in used and available.get("text") == "text":
-        if text_checkpoint is not None:
-            tokenizer = AutoTokenizer.from_pretrained(text_checkpoint)
-        else:
-            texts = (text for text in dataset["train"]["text"] if text is not None)
-            tokenizer = train_tokenizer(texts, arguments.data.tokenizer_vocab_size)
+        tokenizer = _build_tokenizer(arguments.data, text_checkpoint, dataset["train"])
     if "image" in used and available.get("image") == "image":
         if checkpoint is not None:
             image_processor = AutoImageProcessor.from_pretrained(checkpoint, **arguments.data.image_processor)
@@ -178,12 +183,87 @@ def build_processor(arguments: Arguments, dataset: DatasetDict) -> MultimodalPro
     return processor
 
 
+def _build_tokenizer(arguments: DataArguments, checkpoint: str | None, data: Dataset) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, else the one that the recipe names, else one trained on the training split."""
+    named = arguments.tokenizer_name_or_path
+    if checkpoint is not None and named is None:
+        return AutoTokenizer.from_pretrained(checkpoint)
+    if named is None:
+        return train_tokenizer_on(data, arguments.tokenizer_type, arguments.tokenizer_vocab_size)
+    if checkpoint is not None and has_tokenizer(checkpoint):
+        raise RecipeError(
+            f"tokenizer_name_or_path is {shown(named)}, but the checkpoint {checkpoint} brings the one that it was "
+            "trained with; leave tokenizer_name_or_path out."
+        )
+    tokenizer = load_tokenizer(named, "tokenizer_name_or_path")
+    missing = [name for name in ("pad_token", "cls_token", "sep_token") if getattr(tokenizer, name) is None]
+    if missing:
+        raise RecipeError(
+            f"tokenizer_name_or_path: the tokenizer of {shown(named)} has no {', '.join(missing)}; expected one in the "
+            "manner of BERT's, which wraps a text as [CLS] … [SEP]."
+        )
+    if checkpoint is not None:
+        known = AutoConfig.from_pretrained(checkpoint)
+        size = getattr(known, "text_config", known).vocab_size
+        if len(tokenizer) > size:
+            raise RecipeError(
+                f"tokenizer_name_or_path: the tokenizer of {shown(named)} has {len(tokenizer)} tokens, but the checkpoint "
+                f"{checkpoint} knows {size}."
+            )
+    return tokenizer
+
+
 def limit_text(processor: MultimodalProcessor, config, truncation: bool) -> None:
     """Let the processor know how long a text the model takes."""
     if processor.tokenizer is None:
         return
     processor.max_text_length = getattr(config, "max_text_length", None) or config.max_position_embeddings
     processor.truncation = truncation
+
+
+def warn_of_texts(data: Dataset, processor: MultimodalProcessor, arguments: Arguments) -> None:
+    """Say where more than 2 % of the training texts' tokens are unknown, or more than 5 % of the texts are cut.
+
+    At most 4000 evenly spaced texts are looked at.
+    """
+    if processor.tokenizer is None:
+        return
+    fit, limit = TextFit(), processor.max_text_length
+    for texts in spaced_texts(data, _MOST_TEXTS_CHECKED):
+        fit.add(processor.tokenizer, texts, limit)
+    if fit.unknown_share > _UNKNOWN_TOKENS:
+        logger.warning_once(
+            f"{fit.unknown_share:.1%} of the training texts' tokens are unknown to the tokenizer, and so the same to the "
+            f"model; {_more_tokens(arguments)}."
+        )
+    if processor.truncation and fit.too_long_share > _CUT_TEXTS:
+        logger.warning_once(
+            f"{fit.too_long_share:.1%} of the training texts are longer than the {limit} tokens that the model takes, and "
+            f"are cut; the longest has {fit.longest}.{_more_room(arguments)}"
+        )
+
+
+def _more_tokens(arguments: Arguments) -> str:
+    """What to do where a tokenizer knows too little."""
+    if arguments.model.text_model_name_or_path or arguments.model.model_name_or_path:
+        return "start from a checkpoint that was trained on texts of their language"
+    if arguments.data.tokenizer_name_or_path:
+        return "name a tokenizer of their language, or leave tokenizer_name_or_path out to have one trained on them"
+    ways = (
+        "leave tokenizer_vocab_size out, so that it follows the texts; " if arguments.data.tokenizer_vocab_size else ""
+    )
+    if arguments.data.tokenizer_type != "sentencepiece":
+        ways += "set tokenizer_type: sentencepiece; "
+    return f"{ways}or name a tokenizer of their language, tokenizer_name_or_path"
+
+
+def _more_room(arguments: Arguments) -> str:
+    """What to do where texts are cut."""
+    if "max_text_length" in {field.name for field in fields(_config_class(arguments))}:
+        return " A larger max_text_length takes more of them, in more memory and time."
+    if arguments.model.text_model_name_or_path or arguments.model.model_name_or_path:
+        return " Only another text encoder takes more of them."
+    return " A larger max_position_embeddings in text_config takes more of them, in more memory and time."
 
 
 def build_model(arguments: ModelArguments, config) -> PreTrainedModel:

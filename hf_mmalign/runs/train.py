@@ -27,6 +27,7 @@ from .build import (
     primary_metric_of,
     read_arguments,
     training_arguments,
+    warn_of_texts,
 )
 from .evaluate import RECIPE, RESULTS, robustness_of, score_split, started_in, write_card
 from .recipe import Recipe
@@ -50,6 +51,8 @@ def train(recipe: Recipe, with_robustness: bool = True) -> dict[str, Any]:
     config = build_config(arguments, dataset, processor)
     limit_text(processor, config, arguments.data.truncation)
     check_data(dataset, config, processor)
+    if training.process_index == 0:
+        warn_of_texts(dataset["train"], processor, arguments)
     primary = primary_metric_of(config, arguments)
     _select_best(training, primary)
     set_seed(training.seed)  # the weights must not depend on what reading the data drew
