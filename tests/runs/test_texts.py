@@ -63,11 +63,20 @@ def train(recipe: Path, *arguments: str) -> Path:
     return output
 
 
+def inspected(recipe: Path, capsys, *arguments: str) -> str:
+    """What `data inspect` prints of the table of a recipe."""
+    options = ["columns={text: tweet, face: face}", "label=mood", "splits={validation: 0.1, test: 0.1}"]
+    arguments = [*arguments, *(word for option in options for word in ("--option", option))]
+    capsys.readouterr()
+    assert main(["data", "inspect", "table", str(recipe.parent / "rows.csv"), *arguments]) == 0
+    return capsys.readouterr().out
+
+
 @pytest.mark.parametrize("texts", [GREEK, RUSSIAN, [f"{one} {two}" for one, two in zip(GREEK, RUSSIAN, strict=True)]])
 @pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece"])
-def test_a_trained_tokenizer_knows_the_texts(recipe, capsys, texts, kind):
+def test_a_trained_tokenizer_knows_the_texts(recipe, caplog, texts, kind):
     folder = train(recipe(texts), "--tokenizer_type", kind)
-    assert "unknown" not in capsys.readouterr().err
+    assert "training texts" not in caplog.text
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(texts[0])["input_ids"]
     assert (ids[0], ids[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
@@ -80,38 +89,36 @@ def test_a_trained_tokenizer_knows_the_texts(recipe, capsys, texts, kind):
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece"])
-def test_the_vocabulary_of_chinese_follows_the_texts(recipe, capsys, kind):
+def test_the_vocabulary_of_chinese_follows_the_texts(recipe, caplog, kind):
     folder = train(recipe(chinese(800), 800), "--tokenizer_type", kind)
-    assert "unknown" not in capsys.readouterr().err
+    assert "training texts" not in caplog.text
     assert len(AutoTokenizer.from_pretrained(folder)) > 1500
 
 
-def test_many_unknown_tokens_are_said_once(recipe, capsys):
+def test_many_unknown_tokens_are_said_once(recipe, caplog, capsys):
     path = recipe(chinese(800), 800)
-    train(path, "--tokenizer_vocab_size", "500")
-    error = capsys.readouterr().err
-    assert error.count("of the training texts' tokens are unknown") == 1
-    assert "leave tokenizer_vocab_size out" in error
-    assert "tokenizer_type: sentencepiece" in error
-    share = float(error.split("% of the training texts' tokens")[0].split()[-1])
-    main(["data", "inspect", "table", str(path.parent / "rows.csv"), *OPTIONS, "--tokenizer", str(path.parent / "run")])
-    inspected = capsys.readouterr().out.split("% unknown")[0].split()[-1]
-    assert share == pytest.approx(float(inspected), abs=2)  # of the training split's rows and of all
+    folder = train(path, "--tokenizer_vocab_size", "500")
+    assert caplog.text.count("of the training texts' tokens are unknown") == 1
+    assert "leave tokenizer_vocab_size out" in caplog.text
+    assert "tokenizer_type: sentencepiece" in caplog.text
+    share = float(caplog.text.split("% of the training texts' tokens")[0].split()[-1])
     assert share > 2
+    assert f"{share}% unknown" in inspected(path, capsys, "--tokenizer", str(folder))
 
 
-def test_cut_texts_are_said_with_their_share(recipe, capsys):
+def test_cut_texts_are_said_with_their_share(recipe, caplog, capsys):
     path = recipe([*["short text"] * 3, "a text that is a good deal longer than the others are"])
-    train(path, "--max_text_length", "6", "--dataset_options", "{columns: {text: tweet, face: face}, label: mood}")
-    error = capsys.readouterr().err
-    assert "25.0% of the training texts are longer than the 6 tokens" in error
-    assert "the longest has 14" in error
-    assert "A larger max_text_length" in error
+    folder = train(path, "--max_text_length", "6")
+    assert "the longest has 14. A larger max_text_length" in caplog.text
+    share = float(caplog.text.split("% of the training texts are longer than the 6 tokens")[0].split()[-1])
+    assert share == pytest.approx(25, abs=10)
+    printed = inspected(path, capsys, "--tokenizer", str(folder), "--max_length", "6")
+    assert f"{share}% longer than 6 tokens" in printed
 
 
-def test_texts_that_fit_are_passed_in_silence(recipe, capsys):
+def test_texts_that_fit_are_passed_in_silence(recipe, caplog):
     train(recipe(["short text", "another one"]), "--max_text_length", "6")
-    assert "training texts" not in capsys.readouterr().err
+    assert "training texts" not in caplog.text
 
 
 def test_a_tokenizer_of_one_s_own(recipe, tmp_path):
@@ -164,22 +171,17 @@ def test_a_vocabulary_too_small_for_sentencepiece(recipe, capsys):
     assert "a vocabulary of 10 is too small for sentencepiece" in capsys.readouterr().err
 
 
-OPTIONS = ["--label-column", "mood", "--option", "columns={text: tweet, face: face}", "--option", "splits={test: 0.2}"]
-
-
 def test_inspection_counts_tokens(recipe, tmp_path, capsys):
     path = recipe(["a b", "a b c d e xx"])
-    train_tokenizer(["a b c d e"]).save_pretrained(tmp_path / "tokenizer")
-    command = ["data", "inspect", "table", str(path.parent / "rows.csv"), "--tokenizer", str(tmp_path / "tokenizer")]
-    arguments = [argument for argument in OPTIONS if argument not in ("splits={test: 0.2}",)][:-1]
-    assert main([*command, *arguments, "--max_length", "5", "--json"]) == 0
-    text = json.loads(capsys.readouterr().out)["splits"]["train"]["modalities"]["text"]
-    assert text["tokens"] == {"min": 4, "mean": 6, "max": 8}
-    assert text["unknown"] == pytest.approx(1 / 8)
-    assert (text["limit"], text["too_long"]) == (5, 0.5)
-    assert main([*command, *arguments, "--max_length", "5"]) == 0
-    printed = capsys.readouterr().out
-    assert "tokens 4 to 8 (mean 6), 12.5% unknown; 50.0% longer than 5 tokens" in printed
+    train_tokenizer(["a b c d e a b c d e"]).save_pretrained(tmp_path / "tokenizer")
+    output = inspected(path, capsys, "--tokenizer", str(tmp_path / "tokenizer"), "--max_length", "5", "--json")
+    text = json.loads(output)["splits"]["train"]["modalities"]["text"]
+    share = text["too_long"]
+    assert 0.3 < share < 0.7
+    assert text["limit"] == 5
+    assert (text["tokens"]["min"], text["tokens"]["max"]) == (4, 8)
+    assert text["tokens"]["mean"] == pytest.approx(4 + 4 * share)
+    assert text["unknown"] == pytest.approx(share / (2 + 4 * share))
 
 
 def test_inspection_without_text_or_tokenizer(tmp_path, capsys):
