@@ -204,7 +204,7 @@ def _build_tokenizer(arguments: DataArguments, checkpoint: str | None, data: Dat
         )
     if checkpoint is not None:
         known = AutoConfig.from_pretrained(checkpoint)
-        size = getattr(known, "text_config", known).vocab_size
+        size = (getattr(known, "text_config", None) or known).vocab_size
         if len(tokenizer) > size:
             raise RecipeError(
                 f"tokenizer_name_or_path: the tokenizer of {shown(named)} has {len(tokenizer)} tokens, but the checkpoint "

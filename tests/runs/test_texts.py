@@ -140,7 +140,7 @@ def without_special_tokens(folder: Path) -> None:
     ("make", "arguments", "message"),
     [
         (lambda folder: None, [], "no tokenizer can be read from"),
-        (lambda folder: BertConfig().save_pretrained(folder), [], "tokenizer"),
+        (lambda folder: BertConfig().save_pretrained(folder), [], "has no tokenizer's files"),
         (without_special_tokens, [], "has no pad_token, cls_token, sep_token"),
         (train_tokenizer(GREEK).save_pretrained, ["--tokenizer_vocab_size", "60"], "give one of the two"),
     ],
@@ -162,6 +162,21 @@ def test_a_checkpoint_keeps_its_tokenizer(recipe, tmp_path, capsys):
     arguments = ["--model_name_or_path", str(checkpoint), "--tokenizer_name_or_path", str(tmp_path / "tokenizer")]
     assert main(["train", str(path), "--output_dir", str(tmp_path / "second"), *arguments]) == 2
     assert "leave tokenizer_name_or_path out" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_a_tokenizer_takes_one_that_fits(recipe, tmp_path, capsys):
+    path = recipe(GREEK)
+    checkpoint = train(path)
+    arguments = ["--model_name_or_path", str(checkpoint), "--tokenizer_name_or_path", str(tmp_path / "tokenizer")]
+    arguments += ["--output_dir", str(tmp_path / "second")]
+    for file in checkpoint.glob("*token*"):
+        file.rename(tmp_path / file.name)
+    train_tokenizer(GREEK + RUSSIAN).save_pretrained(tmp_path / "tokenizer")
+    assert main(["train", str(path), *arguments]) == 2
+    assert "tokens, but the checkpoint" in capsys.readouterr().err
+    train_tokenizer(GREEK).save_pretrained(tmp_path / "tokenizer")
+    assert main(["train", str(path), *arguments]) == 0
+    assert (tmp_path / "second" / "tokenizer.json").is_file()
 
 
 def test_a_vocabulary_too_small_for_sentencepiece(recipe, capsys):
