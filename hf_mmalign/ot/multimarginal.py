@@ -101,7 +101,12 @@ def multi_marginal(
 
 
 # Hundreds of small steps would take minutes to compile.
-@torch.library.custom_op("hf_mmalign::multi_marginal", mutates_args=())
+# The schema is written out, since PyTorch before 2.7 infers none from a `collections.abc.Sequence`.
+@torch.library.custom_op(
+    "hf_mmalign::multi_marginal",
+    mutates_args=(),
+    schema="(Tensor cost, Tensor[] marginals, float epsilon, str epsilon_scale, int iterations, float tolerance) -> Tensor",
+)
 def _plan_operator(
     cost: Tensor, marginals: Sequence[Tensor], epsilon: float, epsilon_scale: str, iterations: int, tolerance: float
 ) -> Tensor:

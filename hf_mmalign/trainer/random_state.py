@@ -16,7 +16,7 @@ def unchanged_random_state() -> Iterator[None]:
     before an evaluation would therefore continue with other numbers than the run that went through the evaluation.
     """
     python, numpy = random.getstate(), np.random.get_state()
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     devices = range(torch.accelerator.device_count()) if accelerator else ()
     try:
         with torch.random.fork_rng(devices, device_type=accelerator.type if accelerator else "cuda"):

@@ -1,5 +1,7 @@
 """The Trainer of every multimodal model of the package."""
 
+import time
+
 import torch
 from torch import nn
 from transformers import Trainer
@@ -204,6 +206,12 @@ class MultimodalTrainer(Trainer):
             repo_id=self.hub_model_id,
         )
 
+    def end(self) -> None:
+        """Finish the trackers and the process group: the last call of a script that ran in several processes."""
+        # Gloo's threads drop the last tensors under the interpreter's lock, and older PyTorch joins them while holding it.
+        time.sleep(0.2 if self.args.world_size > 1 else 0)
+        self.accelerator.end_training()
+
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batch_samples, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
         model = self.multimodal_model
@@ -246,7 +254,7 @@ class MultimodalTrainer(Trainer):
             # Trainer takes what that function returns as normalised over all micro-batches; our components are not.
             share = 1.0 / self.current_gradient_accumulation_steps if model.training else 1.0
         else:
-            task, share = self.label_smoother(outputs, labels, num_items_in_batch=num_items_in_batch), 1.0
+            task, share = self.label_smoother(outputs, labels), 1.0
         components = {name: value * share for name, value in outputs["losses"].items() if name != "task"}
         outputs["losses"] = {**outputs["losses"], "task": task}
         return combine_losses({"task": task, **components}, self.multimodal_model.config.loss_weights), outputs

@@ -5,7 +5,6 @@ from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
 from ..configuration_base import MultimodalConfigMixin
 
@@ -103,9 +102,7 @@ class DecAlignConfig(MultimodalConfigMixin, PreTrainedConfig):
     """
 
     model_type = "decalign"
-    sub_configs_defaults: ClassVar = {
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True)
-    }
+    sub_configs: ClassVar = {"text_config": AutoConfig}
 
     feature_sizes: dict[str, int] | None = field(default=None)
     text_config: PreTrainedConfig | dict | None = None
@@ -155,6 +152,8 @@ class DecAlignConfig(MultimodalConfigMixin, PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self.feature_sizes = dict(self.feature_sizes or {})
         self.disabled_losses = list(self.disabled_losses or [])
+        if isinstance(self.text_config, dict):
+            self.text_config = AutoConfig.for_model(**{"model_type": "bert"} | self.text_config)
         if self.contrastive_range is None:
             self.contrastive_range = [-3.0, 3.0]
         if self.latent_size is None:
