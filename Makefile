@@ -3,20 +3,22 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+CONSTRAINTS ?= constraints.txt
 
-.PHONY: help install demo test lint format
+.PHONY: help install demo test test-min lint format
 
 help:
-	@echo "make demo    set everything up, fine-tune a small ViLT with and without WMA, show the table and the plot"
-	@echo "make test    set everything up and pass the tests"
-	@echo "make lint    check style and formatting"
-	@echo "make format  put formatting right"
+	@echo "make demo      set everything up, fine-tune a small ViLT with and without WMA, show the table and the plot"
+	@echo "make test      set everything up and pass the tests"
+	@echo "make test-min  the same with the oldest versions of everything it needs, in .venv-min"
+	@echo "make lint      check style and formatting"
+	@echo "make format    put formatting right"
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@echo "== Setting up $(VENV): PyTorch, transformers and what else the package needs (some GB, a few minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable ".[dev]"
 	@touch $(INSTALLED)
 
 install: $(INSTALLED)
@@ -30,6 +32,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	@echo "== Running the tests, offline"
 	$(BIN)/python -m pytest -n 2
+
+test-min:
+	$(MAKE) test VENV=.venv-min CONSTRAINTS=constraints-min.txt
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
