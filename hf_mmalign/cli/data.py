@@ -109,11 +109,14 @@ def run(args: argparse.Namespace) -> int:
 
     from ..data.inspection import inspect_dataset
     from ..data.loading import load_multimodal_dataset
-    from ..data.tokenizers import load_tokenizer
 
     if args.json:
         datasets.disable_progress_bars()
-    tokenizer = None if args.tokenizer is None else load_tokenizer(args.tokenizer, "--tokenizer")
+    tokenizer = None
+    if args.tokenizer is not None:
+        from ..data.tokenizers import load_tokenizer
+
+        tokenizer = load_tokenizer(args.tokenizer, "--tokenizer")
     dataset = load_multimodal_dataset(
         args.dataset, args.path, cache_dir=args.cache_dir, label_column=args.label_column, **options
     )

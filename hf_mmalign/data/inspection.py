@@ -1,21 +1,22 @@
 """What is in a data set: sizes, shapes, lengths, label distribution, missing values; streamed, nothing is kept."""
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
-from transformers import PreTrainedTokenizerBase
 
 from .errors import DataError
 from .pictures import opened_picture
 from .schema import label_names_of, modalities_of, problem_type_of
-from .tokenizers import TextFit
 from .validation import column_batches, feature_chunks, flat_labels, image_sources
+
+if TYPE_CHECKING:  # a look at a data set without texts needs no transformers
+    from transformers import PreTrainedTokenizerBase
 
 
 def inspect_dataset(
-    dataset: DatasetDict, tokenizer: PreTrainedTokenizerBase | None = None, max_length: int | None = None
+    dataset: DatasetDict, tokenizer: "PreTrainedTokenizerBase | None" = None, max_length: int | None = None
 ) -> dict[str, Any]:
     """Describe a data set as :func:`load_multimodal_dataset` returns it.
 
@@ -50,7 +51,7 @@ def inspect_dataset(
 
 
 def _describe(
-    data: Dataset, name: str, kind: str | int, tokenizer: PreTrainedTokenizerBase | None, max_length: int | None
+    data: Dataset, name: str, kind: str | int, tokenizer: "PreTrainedTokenizerBase | None", max_length: int | None
 ) -> dict[str, Any]:
     if kind == "text":
         return _text(data, name) | ({} if tokenizer is None else _tokens(data, name, tokenizer, max_length))
@@ -106,7 +107,9 @@ def _text(data: Dataset, name: str) -> dict[str, Any]:
     return {"kind": "text", "missing": missing, "length": lengths.result(), "distinct": len(distinct)}
 
 
-def _tokens(data: Dataset, name: str, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> dict[str, Any]:
+def _tokens(data: Dataset, name: str, tokenizer: "PreTrainedTokenizerBase", max_length: int | None) -> dict[str, Any]:
+    from .tokenizers import TextFit
+
     lengths, fit = _Summary(), TextFit()
     for _, array in column_batches(data, name):
         lengths.add(fit.add(tokenizer, array.drop_null().to_pylist(), max_length))
