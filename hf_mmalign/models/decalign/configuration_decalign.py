@@ -102,6 +102,7 @@ class DecAlignConfig(MultimodalConfigMixin, PreTrainedConfig):
     """
 
     model_type = "decalign"
+    has_no_defaults_at_init: ClassVar = True  # read by older transformers: there are no features without a width
     sub_configs: ClassVar = {"text_config": AutoConfig}
 
     feature_sizes: dict[str, int] | None = field(default=None)

@@ -1,7 +1,7 @@
 """Config of the late-fusion models."""
 
 from dataclasses import field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -38,6 +38,7 @@ class FusionConfig(MultimodalConfigMixin, PreTrainedConfig):
     """
 
     model_type = "mmalign_fusion"
+    has_no_defaults_at_init: ClassVar = True  # read by older transformers: there are no features without a width
 
     feature_sizes: dict[str, int] | None = field(default=None)
     modalities: list[str] | None = None
