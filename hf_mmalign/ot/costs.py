@@ -18,7 +18,8 @@ def full_precision(x: Tensor) -> Tensor:
 
 def no_autocast(device: torch.device) -> contextlib.AbstractContextManager:
     """A region where autocast, if on, does not reach; devices that know no autocast (meta) need none."""
-    if torch.amp.is_autocast_available(device.type):
+    # Asked only of what runs step by step: older PyTorch cannot compile the question.
+    if torch.compiler.is_compiling() or torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 

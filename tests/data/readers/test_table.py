@@ -292,7 +292,7 @@ def test_parts_and_folds_are_partitions(count, groups, seed, grouped, classed):
     try:
         parts = draw_parts(count, {"a": 0.3, "b": 0.3}, seed, group, kinds)
     except DataError:
-        assert grouped  # a group may be too large for any share
+        assert grouped or (classed and count < 12)  # a group may be too large for any share, a class too small
     else:
         assert sorted(np.concatenate(list(parts.values()))) == list(range(count))
         again = draw_parts(count, {"a": 0.3, "b": 0.3}, seed, group, kinds)
