@@ -72,7 +72,7 @@ def test_gradient_accumulation_gives_the_same_training(tmp_path, batch_size, acc
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_double_batch(tmp_path):
     run_script(
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611",
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
         "-m", "tests.trainer.training", str(tmp_path / "two"),
         "--arguments", json.dumps({"per_device_train_batch_size": 2, "ddp_backend": "gloo", "optim": "sgd"}),
     )  # fmt: skip
