@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers.utils import ModelOutput
 
 from ..losses.task import infer_problem_type
 from ..stub import is_ours
+
+ADAPTER_FOLDERS_LOAD = Version(transformers.__version__) >= Version("5.20")
 
 
 @dataclass(frozen=True)
@@ -220,6 +224,12 @@ class MultimodalModelMixin:
             model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # type: ignore[misc]
         finally:
             LOADING.reset(token)
+        if hasattr(model, "peft_config") and not ADAPTER_FOLDERS_LOAD:
+            # They leave out an adapter's own modules without a word, and the logits are wrong.
+            raise ValueError(
+                f"transformers {transformers.__version__} does not load an adapter's folder whole; use "
+                "PeftModel.from_pretrained(model, folder), or transformers 5.20 or newer."
+            )
         if not hasattr(model, "peft_config"):  # of an adapter's folder, transformers tells what the adapter lacks
             model._missing_in_checkpoint = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
         return (model, info) if output_loading_info else model

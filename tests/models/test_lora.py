@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification, BertModel, ViltModel
 
 from hf_mmalign import BertWmaForSequenceClassification
+from hf_mmalign.models.modeling_base import ADAPTER_FOLDERS_LOAD
 from tests.families import FAMILIES, WIDTHS, build
 from tests.tiny import TOKENS
 from tests.trainer.training import build_trainer
@@ -82,6 +83,10 @@ def test_a_stock_checkpoint_with_features_beside_it(tmp_path):
     adapted.save_pretrained(tmp_path / "adapter")
     expected = adapted(**batch).logits
     assert_close(PeftModel.from_pretrained(stock(2), tmp_path / "adapter").eval()(**batch).logits, expected)
+    if not ADAPTER_FOLDERS_LOAD:
+        with pytest.raises(ValueError, match="does not load an adapter's folder whole"):
+            BertWmaForSequenceClassification.from_pretrained(tmp_path / "adapter", **settings)
+        return
     alone = BertWmaForSequenceClassification.from_pretrained(tmp_path / "adapter", **settings).eval()
     assert_close(alone(**batch).logits, expected)
 
