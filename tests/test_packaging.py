@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from hf_mmalign.runs.packaged_recipes import packaged_recipes
 
@@ -30,8 +31,7 @@ def test_lower_bounds_are_the_versions_of_constraints_min():
     for requirement in REQUIREMENTS:
         (bound,) = requirement.specifier
         assert bound.operator == ">="
-        padded = (bound.version + ".0.0").split(".")[:3]
-        assert oldest[canonicalize_name(requirement.name)].split(".")[:3] == padded, requirement
+        assert Version(oldest[canonicalize_name(requirement.name)]) == Version(bound.version), requirement
 
 
 def test_constraints_are_no_older_than_the_bounds():
