@@ -130,7 +130,7 @@ def run_extract(args: argparse.Namespace) -> int:
     options = _options(args.option)
 
     from ..data.loading import FORMATS
-    from ..runs.extract import extract
+    from ..runs.extraction import extract
 
     source = ("table", args.dataset) if args.path is None and args.dataset not in FORMATS else (args.dataset, args.path)
     dataset = extract(

@@ -127,7 +127,7 @@ def _train(args, rest: list[str]) -> int:
     from ..runs.resume import refuse_to_overwrite
 
     refuse_to_overwrite(recipe)  # before seconds of imports
-    from ..runs.train import train
+    from ..runs.training import train
 
     results = train(recipe)
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
@@ -143,7 +143,7 @@ def _print_results(results: dict, folder: str) -> None:
 
 
 def _sweep(args, rest: list[str]) -> int:
-    from ..runs.sweep import read_sweep, run_sweep
+    from ..runs.sweeps import read_sweep, run_sweep
 
     recipe, overrides = _read(args, rest)
     sweep = read_sweep(recipe, overrides, args.jobs)
@@ -162,7 +162,7 @@ def _recipes(args) -> int:
 
 
 def _evaluate(args, rest: list[str]) -> int:
-    from ..runs.evaluate import evaluate
+    from ..runs.evaluation import evaluate
     from ..runs.recipe import parse_overrides
 
     for name, value in evaluate(args.folder, args.split, parse_overrides(rest)).items():
@@ -171,7 +171,7 @@ def _evaluate(args, rest: list[str]) -> int:
 
 
 def _robustness(args, rest: list[str]) -> int:
-    from ..runs.evaluate import robustness
+    from ..runs.evaluation import robustness
     from ..runs.recipe import parse_overrides
 
     print(robustness(args.folder, args.split, parse_overrides(rest)).to_markdown())
@@ -179,7 +179,7 @@ def _robustness(args, rest: list[str]) -> int:
 
 
 def _predict(args, rest: list[str]) -> int:
-    from ..runs.predict import predict
+    from ..runs.prediction import predict
     from ..runs.recipe import parse_overrides
 
     predict(

@@ -20,7 +20,7 @@ _LIBRARIES = ("hf-mmalign", "transformers", "timm", "torch", "datasets")
 def write_data_card(
     folder: Path, name: Path, dataset: DatasetDict, settings: Mapping[str, Any], left_out: Sequence[str]
 ) -> Path:
-    """Write `README.md` into the folder of a data set that :func:`hf_mmalign.runs.extract.extract` made.
+    """Write `README.md` into the folder of a data set that :func:`hf_mmalign.runs.extract` made.
 
     Args:
         folder (`Path`): Where the card goes.

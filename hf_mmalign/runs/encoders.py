@@ -26,7 +26,7 @@ _PROBE_PICTURE = (224, 224)
 
 
 class Encoder:
-    """A model with what prepares its input; the ways to pool are those of :func:`hf_mmalign.runs.extract.extract`.
+    """A model with what prepares its input; the ways to pool are those of :func:`hf_mmalign.runs.extract`.
 
     Args:
         name (`str`): A folder that `save_pretrained` wrote, or a name on the Hub.

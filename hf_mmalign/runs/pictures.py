@@ -16,7 +16,7 @@ from ..reporting.modality_gap import plot_modality_gap
 from ..reporting.plots import save_figure
 from ..reporting.sweep_grid import plot_sweep_grid
 from .build import build_collator, build_config, build_model
-from .evaluate import RECIPE, check_split, has_recipe, load_run
+from .evaluation import RECIPE, check_split, has_recipe, load_run
 from .recipe import RecipeError
 
 _SENTIMENT = ("−3", "−2", "−1", "0", "1", "2", "3")
@@ -148,7 +148,7 @@ class _Run:
         check_split(self.dataset, split)
 
     def untrained(self):
-        """The model as it was before the first step: the weights are drawn as :func:`.train.train` does."""
+        """The model as it was before the first step: the weights are drawn as training does."""
         if not has_recipe(self.folder):
             raise RecipeError(
                 f"{self.folder} holds no {RECIPE}, so its weights before training cannot be drawn again; name a folder to "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .build import read_arguments
-from .evaluate import RECIPE, RESULTS
+from .evaluation import RECIPE, RESULTS
 from .recipe import Recipe, RecipeError, read_values
 
 # What Windows refuses in a name; a slash anywhere.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hf_mmalign.cli.main import main
-from hf_mmalign.runs import train as training
+from hf_mmalign.runs import training
 
 ROOT = Path(__file__).resolve().parents[2]
 WMA, DECALIGN = str(ROOT / "recipes/wma/smoke.yaml"), str(ROOT / "recipes/decalign/smoke.yaml")

@@ -26,9 +26,9 @@ from transformers import (
 from hf_mmalign.cli.main import main
 from hf_mmalign.data.loading import load_multimodal_dataset, modalities_of
 from hf_mmalign.data.processor import train_tokenizer
-from hf_mmalign.runs import extract as extract_module
+from hf_mmalign.runs import extraction as extract_module
 from hf_mmalign.runs.encoders import TextEncoder, _hub_name
-from hf_mmalign.runs.extract import extract
+from hf_mmalign.runs.extraction import extract
 
 COUNT = 24
 TEXTS = ["red", "green and blue", "a red house by the green sea", "blue blue blue"]

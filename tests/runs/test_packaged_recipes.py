@@ -9,7 +9,7 @@ from hf_mmalign.cli.main import main
 from hf_mmalign.runs import packaged_recipes as module
 from hf_mmalign.runs.packaged_recipes import packaged_recipes
 from hf_mmalign.runs.recipe import RecipeError, load_recipe
-from hf_mmalign.runs.sweep import read_sweep
+from hf_mmalign.runs.sweeps import read_sweep
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 

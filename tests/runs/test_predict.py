@@ -12,7 +12,7 @@ import pytest
 from hf_mmalign.cli.main import main
 from hf_mmalign.evaluation.inference import predict as evaluate_rows
 from hf_mmalign.runs.build import build_collator
-from hf_mmalign.runs.evaluate import load_run
+from hf_mmalign.runs.evaluation import load_run
 
 COUNT = 40
 RECIPE = """

@@ -32,7 +32,7 @@ def parse(folder: Path, text: str) -> dict:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_recipe_of_the_repository_is_valid(path):
-    from hf_mmalign.runs.sweep import read_sweep
+    from hf_mmalign.runs.sweeps import read_sweep
 
     recipe = load_recipe(path)
     read_arguments(recipe)

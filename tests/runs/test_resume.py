@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from hf_mmalign import FusionForSequenceClassification
 from hf_mmalign.cli.main import main
-from hf_mmalign.runs import train as training
+from hf_mmalign.runs import training
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--max_train_samples", "128", "--max_eval_samples", "32", "--disable_tqdm", "true", "--robustness", "false"]

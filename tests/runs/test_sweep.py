@@ -14,8 +14,8 @@ from scipy.stats import ttest_rel
 
 from hf_mmalign.cli.main import main
 from hf_mmalign.runs.recipe import RecipeError, load_recipe
-from hf_mmalign.runs.sweep import Run, Sweep, read_sweep, run_sweep
-from hf_mmalign.runs.train import write_recipe
+from hf_mmalign.runs.sweeps import Run, Sweep, read_sweep, run_sweep
+from hf_mmalign.runs.training import write_recipe
 
 DECALIGN = """
 dataset: ravdess

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_mmalign.cli.main import main
-from hf_mmalign.runs import sweep as sweeps
-from hf_mmalign.runs.evaluate import load_run
+from hf_mmalign.runs import sweeps
+from hf_mmalign.runs.evaluation import load_run
 from hf_mmalign.runs.recipe import RecipeError, load_recipe
-from hf_mmalign.runs.sweep import Run, Sweep, read_sweep, run_sweep
 from hf_mmalign.runs.sweep_folders import cell_folders
+from hf_mmalign.runs.sweeps import Run, Sweep, read_sweep, run_sweep
 
 RECIPE = {
     "dataset": "digits-views",

@@ -16,11 +16,11 @@ from ..data.loading import has_own_folds
 from ..evaluation.metrics import GREATER_IS_BETTER
 from ..trainer.checkpoints import checkpoints_in
 from .build import read_arguments, training_arguments
-from .evaluate import RESULTS, robustness
+from .evaluation import RESULTS, robustness
 from .recipe import Recipe, RecipeError, load_recipe
 from .sweep_folders import cell_folders, cell_text, check_variant_names, refuse_other_run
 from .sweep_report import write_report
-from .train import remove_checkpoints, train, write_recipe
+from .training import remove_checkpoints, train, write_recipe
 
 _SECTION_KEYS = ("variants", "reference", "seeds", "selection_seeds", "folds")
 # What the sweep itself sets for every run.

@@ -29,7 +29,7 @@ from .build import (
     training_arguments,
     warn_of_texts,
 )
-from .evaluate import RECIPE, RESULTS, robustness_of, score_split, started_in, write_card
+from .evaluation import RECIPE, RESULTS, robustness_of, score_split, started_in, write_card
 from .recipe import Recipe
 from .resume import checkpoint_to_resume, refuse_to_overwrite
 

@@ -22,7 +22,7 @@ from ..data.readers.table import audio_settings
 from ..evaluation.decisions import decide
 from ..reporting.files import atomic_path
 from .build import build_collator
-from .evaluate import recipe_of
+from .evaluation import recipe_of
 from .recipe import RecipeError
 
 logger = logging.get_logger(__name__)
