@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "ot": "hf_mmalign.ot",
+    "runs": "hf_mmalign.runs",
     "BertWmaConfig": "hf_mmalign.models.wma.configuration_wma",
     "BertWmaForSequenceClassification": "hf_mmalign.models.wma.modeling_bert_wma",
     "DecAlignConfig": "hf_mmalign.models.decalign.configuration_decalign",

@@ -129,11 +129,11 @@ def run_extract(args: argparse.Namespace) -> int:
     """Run `data extract`; returns the exit status. Raises DataError for data, encoders or options that cannot be used."""
     options = _options(args.option)
 
+    from .. import runs
     from ..data.loading import FORMATS
-    from ..runs.extraction import extract
 
     source = ("table", args.dataset) if args.path is None and args.dataset not in FORMATS else (args.dataset, args.path)
-    dataset = extract(
+    dataset = runs.extract(
         *source,
         output=args.output,
         text=args.text,

@@ -1,6 +1,7 @@
 """The command `hf-mmalign`. Nothing heavy is imported before a subcommand runs, so that `--help` answers at once."""
 
 import argparse
+import json
 import os
 import sys
 
@@ -19,8 +20,11 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     if rest and not getattr(args, "takes_overrides", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    from ..runs.given import keys_come_from
+
     try:
-        return args.run(args, rest) if getattr(args, "takes_overrides", False) else args.run(args)
+        with keys_come_from("the command line"):
+            return args.run(args, rest) if getattr(args, "takes_overrides", False) else args.run(args)
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError) as error:
@@ -117,8 +121,10 @@ def _read(args, rest: list[str]):
 
 
 def _train(args, rest: list[str]) -> int:
+    from .. import runs
+
     recipe, overrides = _read(args, rest)
-    recipe = recipe.override(overrides, "the command line")
+    recipe = recipe.override(overrides)
     if args.list_arguments:
         from ..runs.build import describe_arguments
 
@@ -127,11 +133,9 @@ def _train(args, rest: list[str]) -> int:
     from ..runs.resume import refuse_to_overwrite
 
     refuse_to_overwrite(recipe)  # before seconds of imports
-    from ..runs.training import train
-
-    results = train(recipe)
+    run = runs.train(recipe)
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-        _print_results(results, recipe.values["output_dir"])
+        _print_results(run.results, recipe.values["output_dir"])
     return 0
 
 
@@ -143,14 +147,13 @@ def _print_results(results: dict, folder: str) -> None:
 
 
 def _sweep(args, rest: list[str]) -> int:
-    from ..runs.sweeps import read_sweep, run_sweep
+    from .. import runs
 
     recipe, overrides = _read(args, rest)
-    sweep = read_sweep(recipe, overrides, args.jobs)
-    run_sweep(sweep)
-    print((sweep.folder / "sweep.md").read_text(encoding="utf-8"))
-    plots = ", ".join(sorted(path.name for path in sweep.folder.glob("*.png")))
-    print(f"saved in {sweep.folder}: sweep.md, sweep.json{', ' if plots else ''}{plots}, and a folder per run")
+    outcome = runs.sweep(recipe, jobs=args.jobs, **overrides)
+    print(outcome.table)
+    plots = ", ".join(sorted(path.name for path in outcome.folder.glob("*.png")))
+    print(f"saved in {outcome.folder}: sweep.md, sweep.json{', ' if plots else ''}{plots}, and a folder per run")
     return 0
 
 
@@ -162,35 +165,40 @@ def _recipes(args) -> int:
 
 
 def _evaluate(args, rest: list[str]) -> int:
-    from ..runs.evaluation import evaluate
+    from .. import runs
     from ..runs.recipe import parse_overrides
 
-    for name, value in evaluate(args.folder, args.split, parse_overrides(rest)).items():
+    for name, value in runs.evaluate(args.folder, args.split, **parse_overrides(rest)).items():
         print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
     return 0
 
 
 def _robustness(args, rest: list[str]) -> int:
-    from ..runs.evaluation import robustness
+    from .. import runs
     from ..runs.recipe import parse_overrides
 
-    print(robustness(args.folder, args.split, parse_overrides(rest)).to_markdown())
+    print(runs.robustness(args.folder, args.split, **parse_overrides(rest)).to_markdown())
     return 0
 
 
 def _predict(args, rest: list[str]) -> int:
-    from ..runs.prediction import predict
+    from .. import runs
     from ..runs.recipe import parse_overrides
 
-    predict(
+    lines = runs.predict(
         args.folder,
         args.input,
         args.output,
         skip_bad_rows=args.skip_bad_rows,
         batch_size=args.batch_size,
         device=args.device,
-        overrides=parse_overrides(rest),
+        **parse_overrides(rest),
     )
+    if args.output is None:
+        from tqdm.auto import tqdm
+
+        for line in tqdm(lines, desc="Predicting", unit=" rows", file=sys.stderr):
+            print(json.dumps(line, ensure_ascii=False))
     return 0
 
 

@@ -47,23 +47,31 @@ def _add(commands, name: str, run, help_text: str, overrides: str | None = None)
 
 
 def _confusion(args: argparse.Namespace, rest: list[str]) -> int:
-    from ..runs.pictures import draw_confusion
+    from .. import runs
     from ..runs.recipe import parse_overrides
 
-    print(draw_confusion(args.run_folder, args.split, parse_overrides(rest), args.output))
+    print(runs.draw_confusion(args.run_folder, args.split, output=args.output, **parse_overrides(rest)))
     return 0
 
 
 def _modality_gap(args: argparse.Namespace, rest: list[str]) -> int:
-    from ..runs.pictures import draw_modality_gap
+    from .. import runs
     from ..runs.recipe import parse_overrides
 
-    print(draw_modality_gap(args.run_folder, args.split, args.before, args.method, parse_overrides(rest), args.output))
+    picture = runs.draw_modality_gap(
+        args.run_folder,
+        args.split,
+        before=args.before,
+        method=args.method,
+        output=args.output,
+        **parse_overrides(rest),
+    )
+    print(picture)
     return 0
 
 
 def _heat_map(args: argparse.Namespace) -> int:
-    from ..runs.pictures import draw_heat_map
+    from .. import runs
 
-    print(draw_heat_map(args.sweep_folder, args.rows, args.columns, args.variant, args.output))
+    print(runs.draw_heat_map(args.sweep_folder, args.rows, args.columns, args.variant, args.output))
     return 0

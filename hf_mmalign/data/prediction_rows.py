@@ -1,12 +1,14 @@
 """Rows to predict: a table, or JSON lines, without labels, for a model of known modalities."""
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TextIO
 
 from PIL import Image
+from torch import Tensor
 
 from .audio import LogMel
 from .errors import DataError
@@ -74,6 +76,23 @@ class PredictionRows:
                 continue
             yield self._row(content, cells, number, "line", 0)
 
+    def of_mappings(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any] | DataError]:
+        """Rows as Python has them: pictures may be PIL's, features tensors, and NaN is a missing cell, as in pandas.
+
+        Paths start at the current folder.
+
+        Raises:
+            DataError: If this is one row, and not several.
+        """
+        if isinstance(rows, Mapping):
+            raise DataError(f"rows are a table's path or several dicts, not one {type(rows).__name__}")
+        cells = self._cells(Path("rows"))
+        for number, row in enumerate(rows):
+            if not isinstance(row, Mapping):
+                yield DataError(f"a dict is expected, not {type(row).__name__}", file="rows", row=number)
+                continue
+            yield self._row({name: _as_in_tables(value) for name, value in row.items()}, cells, number, "row", 0)
+
     def _cells(self, source: Path) -> dict[str, Cells]:
         return {
             name: Cells(
@@ -92,15 +111,31 @@ class PredictionRows:
         self, raw: dict[str, Any], cells: dict[str, Cells], row: int, split: str, start: int
     ) -> dict[str, Any] | DataError:
         try:
-            values = {name: cell(raw.get(cell.column), row, split) for name, cell in cells.items()}
+            values = {name: _value(cell, raw.get(cell.column), row, split) for name, cell in cells.items()}
         except DataError as error:
             return error
-        present = {name: value for name, value in values.items() if value is not None and len(value)}
+        present = {name: value for name, value in values.items() if _is_there(value)}
         if not present:
             source = next(iter(cells.values())).source
             return DataError(f"all modalities are missing; the columns are {list(raw)}", file=source, row=row)
         for name, value in present.items():
-            if self.modalities[name] == "image":
+            if self.modalities[name] == "image" and not isinstance(value, Image.Image):
                 present[name] = value["path"] if value["bytes"] is None else Image.open(BytesIO(value["bytes"]))
         identifier = raw.get(self.id)
         return {"id": str(start + row if identifier is None else identifier), **present}
+
+
+def _as_in_tables(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu().numpy()
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _value(cell: Cells, value: Any, row: int, split: str) -> Any:
+    return value if cell.kind == "image" and isinstance(value, Image.Image) else cell(value, row, split)
+
+
+def _is_there(value: Any) -> bool:
+    return value is not None and (isinstance(value, Image.Image) or len(value) > 0)

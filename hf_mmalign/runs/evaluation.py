@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,14 @@ STARTED_IN = "started_in"
 _PATHS = ("dataset_path", "model_name_or_path", "text_model_name_or_path")
 
 
-def load_run(folder: str | Path, overrides: dict[str, Any] | None = None):
+def load_run(folder: str | Path, keys: Mapping[str, Any] | None = None):
     """Model, processor, arguments and data of a saved folder, for further evaluation.
 
-    In a folder that a script saved, without a recipe, `config.json` tells the model, and `overrides` must name the data.
+    In a folder that a script saved, without a recipe, `config.json` tells the model, and `keys` must name the data.
     Raises RecipeError if the folder holds no model of ours or nothing names the data, DataError if the data are not for it.
     """
     folder = Path(folder)
-    recipe = recipe_of(folder).override(overrides or {}, "the command line")
+    recipe = recipe_of(folder).override(keys or {})
     if "dataset" not in recipe.values:
         raise RecipeError(
             f"{folder} holds no {RECIPE} that names its data; say which with `--dataset NAME --dataset_path PATH`, as in "
@@ -104,9 +105,25 @@ def started_in(folder: Path) -> dict[str, str]:
         return {}
 
 
-def evaluate(folder: str | Path, split: str, overrides: dict[str, Any] | None = None) -> dict[str, float]:
-    """Metrics of a saved run on one split, also written to `evaluation_<split>.json` in the folder."""
-    model, processor, arguments, dataset = load_run(folder, overrides)
+def evaluate(folder: str | Path, /, split: str = "test", **keys: Any) -> dict[str, float]:
+    """Metrics of a saved model on one split, as `hf-mmalign evaluate` prints them.
+
+    >>> from hf_mmalign import runs
+    >>> runs.evaluate("runs/smoke", split="validation")["accuracy"]
+
+    Args:
+        folder (`str` or `Path`): The `output_dir` of a run, or where a Trainer saved a model and its processor.
+        split (`str`): `train`, `validation` or `test`.
+        keys: Any key of a recipe; wins over that of the folder's recipe. A folder without one needs `dataset`.
+
+    Returns:
+        By name, those of the task and the loss with its terms; also written to `evaluation_<split>.json` in the folder.
+
+    Raises:
+        RecipeError: If the folder holds no model of ours, or a key or the split is unknown.
+        DataError: If the data cannot be read or are not for the model.
+    """
+    model, processor, arguments, dataset = load_run(folder, keys)
     check_split(dataset, split)
     no_training = {
         "eval_strategy": "no",
@@ -127,9 +144,23 @@ def evaluate(folder: str | Path, split: str, overrides: dict[str, Any] | None = 
     return metrics
 
 
-def robustness(folder: str | Path, split: str, overrides: dict[str, Any] | None = None) -> RobustnessReport:
-    """The robustness report of a saved run, also written to `robustness.{json,md,png}` and the card in the folder."""
-    model, processor, arguments, dataset = load_run(folder, overrides)
+def robustness(folder: str | Path, /, split: str = "test", **keys: Any) -> RobustnessReport:
+    """How a saved model does with noise and missing modalities, as `hf-mmalign robustness` prints it.
+
+    >>> from hf_mmalign import runs
+    >>> print(runs.robustness("runs/smoke", noise_amplitude=1.0).to_markdown())
+
+    Args:
+        folder, split, keys: As for :func:`evaluate`; `noise`, `noise_amplitude`, `missing_ratio`, `missing_mode` and
+            `robustness_seeds` say what is measured.
+
+    Returns:
+        `RobustnessReport`, also written to `robustness.{json,md,png}` and the card in the folder.
+
+    Raises:
+        RecipeError, DataError: As for :func:`evaluate`.
+    """
+    model, processor, arguments, dataset = load_run(folder, keys)
     check_split(dataset, split)
     batch_size = arguments.training.get("per_device_eval_batch_size", 64)
     report = robustness_of(model, dataset[split], build_collator(processor, model.config), arguments, batch_size)

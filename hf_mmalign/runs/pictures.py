@@ -1,6 +1,7 @@
 """Pictures of a saved run or sweep, each a PNG."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -24,10 +25,13 @@ _SIMS = ("negative", "weakly negative", "neutral", "weakly positive", "positive"
 
 
 def draw_confusion(
-    folder: str | Path, split: str = "test", overrides: dict[str, Any] | None = None, output: str | Path | None = None
+    folder: str | Path, /, split: str = "test", *, output: str | Path | None = None, **keys: Any
 ) -> Path:
-    """Which class or sentiment level a run takes for which: a confusion matrix of one split. Returns the picture's path."""
-    run = _Run(folder, overrides)
+    """Which class or sentiment level a run takes for which: a confusion matrix of one split. Returns the picture's path.
+
+    `keys` are values over those of the run's recipe; the picture goes to `output`, into the folder by default.
+    """
+    run = _Run(folder, keys)
     run.check_split(split)
     predictions = predict(run.model, run.dataset[split], run.collator, run.batch_size)
     if predictions.labels is None:
@@ -66,11 +70,13 @@ def _classes(run: "_Run", predictions) -> tuple[Any, Any, list[str]]:
 
 def draw_modality_gap(
     folder: str | Path,
+    /,
     split: str = "test",
+    *,
     before: str | Path | None = None,
     method: str = "pca",
-    overrides: dict[str, Any] | None = None,
     output: str | Path | None = None,
+    **keys: Any,
 ) -> Path:
     """Where the modalities' features lie before and after training, or in another run `before` and in this one.
 
@@ -79,18 +85,18 @@ def draw_modality_gap(
         split (`str`): Split to encode.
         before (`str` or `Path`, *optional*): Another run to compare with; left out, this one's weights before training.
         method (`str`): Projection, `"pca"` or `"tsne"`.
-        overrides (`dict[str, Any]`, *optional*): Values over those of the run's recipe.
         output (`str` or `Path`, *optional*): Where the picture goes, into the folder by default.
+        keys: Values over those of the run's recipe.
 
     Returns:
         The picture's path.
     """
-    run = _Run(folder, overrides)
+    run = _Run(folder, keys)
     run.check_split(split)
     if before is None:
         sides = [(run.untrained(), run.collator, "before training"), (run.model, run.collator, "after training")]
     else:
-        other = _Run(before, overrides)
+        other = _Run(before, keys)
         other.check_split(split)
         sides = [(other.model, other.collator, other.name), (run.model, run.collator, run.name)]
     panels = {
@@ -136,10 +142,10 @@ def draw_heat_map(
 class _Run:
     """A saved run, ready for prediction."""
 
-    def __init__(self, folder: str | Path, overrides: dict[str, Any] | None):
+    def __init__(self, folder: str | Path, keys: Mapping[str, Any]):
         self.folder = Path(folder)
         self.name = self.folder.resolve().name
-        self.model, self.processor, self.arguments, self.dataset = load_run(folder, overrides)
+        self.model, self.processor, self.arguments, self.dataset = load_run(folder, keys)
         self.collator = build_collator(self.processor, self.model.config)
         self.batch_size = self.arguments.training.get("per_device_eval_batch_size", 64)
         self.seed = self.arguments.training.get("seed", 42)

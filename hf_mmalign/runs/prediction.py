@@ -2,11 +2,10 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, overload
 
 import torch
 from accelerate.utils import send_to_device
@@ -28,34 +27,49 @@ from .recipe import RecipeError
 logger = logging.get_logger(__name__)
 
 
+@overload
+def predict(
+    folder: str | Path, rows: str | Path | Iterable[Mapping[str, Any]], /, output: None = None, **keys: Any
+) -> Iterator[dict[str, Any]]: ...
+@overload
+def predict(
+    folder: str | Path, rows: str | Path | Iterable[Mapping[str, Any]], /, output: str | Path, **keys: Any
+) -> int: ...
 def predict(
     folder: str | Path,
-    source: str | Path,
+    rows: str | Path | Iterable[Mapping[str, Any]],
+    /,
     output: str | Path | None = None,
     *,
     skip_bad_rows: bool = False,
     batch_size: int = 64,
     device: str | torch.device | None = None,
-    overrides: dict[str, Any] | None = None,
     progress: bool = True,
-) -> int:
-    """Predict every row of a table, in order, and write a JSON object per line.
+    **keys: Any,
+) -> Iterator[dict[str, Any]] | int:
+    """Predict rows, in order, as `hf-mmalign predict` does.
+
+    >>> from hf_mmalign import runs
+    >>> for line in runs.predict("runs/reviews", [{"text": "so happy today"}, {"face": [0.1, 0.7]}]):
+    ...     print(line["prediction"], line["probabilities"])
 
     Args:
         folder (`str` or `Path`): A saved model: of a recipe, or one that a Trainer saved with its processor.
-        source (`str` or `Path`): A table as the format `table` reads it, or `"-"` for JSON lines on standard input. Its
-            columns are named as the modalities, or as the recipe's `columns` say. Any may be missing, in a row or
+        rows (`str`, `Path` or an iterable of `Mapping`): A table as the format `table` reads it; `"-"` for JSON lines on
+            standard input; or the rows themselves, with the values of such a table, PIL pictures, arrays and tensors.
+            Columns are named as the modalities, or as the recipe's `columns` say. Any may be missing, in a row or
             altogether, but not all of a row's. Labels are not needed.
-        output (`str` or `Path`, *optional*): Where the lines go, all or none; to standard output by default.
+        output (`str` or `Path`, *optional*): A file for the predictions, a JSON object per line, all or none.
         skip_bad_rows (`bool`): Warn of a row that cannot be used and go on; else it is an error.
         batch_size (`int`): Rows at a time. No prediction depends on it.
         device (`str` or `torch.device`, *optional*): Where to run; by default an accelerator, if there is one.
-        overrides (`dict[str, Any]`, *optional*): Values over those of the folder's recipe, such as `dataset_options`.
-        progress (`bool`): Show a progress bar on standard error.
+        progress (`bool`): Show a progress bar on standard error while a file is written.
+        keys: Values over those of the folder's recipe, such as `dataset_options`.
 
     Returns:
-        The number of lines. Each holds `id`; `prediction`, a class's name, a list of labels' names, or a number;
-        `probabilities` by class, unless it is a regression; and `modalities`, those that were used.
+        An iterator over the predictions, which are made as it goes on; with `output` their number. Each is a dict of `id`;
+        `prediction`, a class's name, a list of labels' names, or a number; `probabilities` by class, unless it is a
+        regression; and `modalities`, those that were used.
 
     Raises:
         DataError: For a row that cannot be used, named by its number, and for a table that cannot be read.
@@ -63,10 +77,11 @@ def predict(
     """
     if batch_size < 1:
         raise RecipeError(f"batch_size is {batch_size}; it is at least 1.")
-    predictor = Predictor(folder, overrides, device)
+    lines = Predictor(folder, keys, device)(rows, batch_size, skip_bad_rows)
+    if output is None:
+        return lines
     count = 0
-    with _opened(output) as file:
-        lines = predictor(source, batch_size, skip_bad_rows)
+    with atomic_path(output) as path, open(path, "w", encoding="utf-8") as file:
         for line in tqdm(lines, desc="Predicting", unit=" rows", disable=not progress, file=sys.stderr):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
             count += 1
@@ -77,16 +92,16 @@ class Predictor:
     """A saved model, ready for tables.
 
     Args:
-        folder, overrides, device: As for :func:`predict`.
+        folder, keys, device: As for :func:`predict`.
     """
 
     def __init__(
         self,
         folder: str | Path,
-        overrides: dict[str, Any] | None = None,
+        keys: Mapping[str, Any] | None = None,
         device: str | torch.device | None = None,
     ):
-        values = recipe_of(Path(folder)).override(overrides or {}, "the command line").values
+        values = recipe_of(Path(folder)).override(keys or {}).values
         # A recipe for another format names its columns as the modalities are named.
         options = values.get("dataset_options") or {} if values.get("dataset", "table") == "table" else {}
         model = AutoModelForSequenceClassification.from_pretrained(folder)
@@ -104,11 +119,10 @@ class Predictor:
         )
 
     def __call__(
-        self, source: str | Path, batch_size: int = 64, skip_bad_rows: bool = False
+        self, rows: str | Path | Iterable[Mapping[str, Any]], batch_size: int = 64, skip_bad_rows: bool = False
     ) -> Iterator[dict[str, Any]]:
-        """The lines of :func:`predict` as dicts, one by one."""
-        rows = self.rows.of_lines(sys.stdin, "standard input") if source == "-" else self.rows.of_table(source)
-        good = _without_errors(rows, skip_bad_rows)
+        """The predictions of :func:`predict`, one by one."""
+        good = _without_errors(self._read(rows), skip_bad_rows)
         while batch := list(islice(good, batch_size)):
             batch, inputs = self._collated(batch, skip_bad_rows)
             if not batch:
@@ -117,6 +131,11 @@ class Predictor:
                 logits = self.model(**send_to_device(inputs, self.model.device)).logits.float().cpu().numpy()
             for row, decision in zip(batch, decide(logits, self.model.config), strict=True):
                 yield {"id": row["id"], **decision, "modalities": [name for name in row if name != "id"]}
+
+    def _read(self, rows: str | Path | Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any] | DataError]:
+        if isinstance(rows, (str, Path)):
+            return self.rows.of_lines(sys.stdin, "standard input") if rows == "-" else self.rows.of_table(rows)
+        return self.rows.of_mappings(rows)
 
     def _collated(self, batch: list[dict[str, Any]], skip: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """The rows that the processor takes, and their tensors."""
@@ -139,12 +158,3 @@ def _without_errors(rows: Iterator[dict[str, Any] | DataError], skip: bool) -> I
             logger.warning(f"skipped: {row}")
         else:
             raise row
-
-
-@contextmanager
-def _opened(output: str | Path | None) -> Iterator[TextIO]:
-    if output is None:
-        yield sys.stdout
-        return
-    with atomic_path(output) as path, open(path, "w", encoding="utf-8") as file:
-        yield file

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -11,37 +12,50 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..data.errors import shown
+from .errors import RecipeError
+from .given import plain_values, where_keys_come_from
 from .packaged_recipes import find_recipe, nearest_names
 from .strict_yaml import LONGEST, parse_yaml
 
 _MOST_BASES = 20
+_DICTIONARY = "the recipe's dictionary"
 # What YAML may have read a boolean from.
 _BOOLEANS = {True: ("yes", "on", "true"), False: ("no", "off", "false")}
 # transformers declares it as text, and takes True for the newest checkpoint of all.
 _PATH_OR_BOOLEAN = {"resume_from_checkpoint"}
 
 
-class RecipeError(ValueError):
-    """A recipe or a command-line override that cannot be used; the message names the key, the file and a way out."""
-
-
 @dataclass
 class Recipe:
-    """A recipe as read: its values by key, where each came from, the `sweep` section if there is one, and the keys that
-    were set for another model type than its own."""
+    """A recipe as read.
+
+    Attributes:
+        path (`Path`): Its file, or what errors call what is none.
+        values (`dict[str, Any]`): By key.
+        origins (`dict[str, str]`): Where each value came from.
+        sweep (`dict[str, Any]`): The `sweep` section, if there is one.
+        of_other_model (`frozenset[str]`): The keys that were set for another model type than its own.
+        name (`str`): What reports call it: that of its file.
+    """
 
     path: Path
     values: dict[str, Any]
     origins: dict[str, str]
     sweep: dict[str, Any]
     of_other_model: frozenset[str] = frozenset()
+    name: str = ""
 
-    def override(self, values: dict[str, Any], origin: str) -> "Recipe":
+    def __post_init__(self):
+        self.name = self.name or self.path.stem
+
+    def override(self, values: Mapping[str, Any], origin: str | None = None) -> "Recipe":
         """A recipe with these values on top, and without the keys that `drop` among them lists.
 
-        Other data shed the name that a card would give them. Raises RecipeError if `drop` names what is not set.
+        Other data shed the name that a card would give them. Raises RecipeError if `drop` names what is not set, or for a
+        value that no recipe can hold; its message begins with `origin`, by default the one of keys that a user gives.
         """
-        values = dict(values)
+        origin = origin or where_keys_come_from()
+        values = plain_values(values, origin)
         kept = self._without(values.pop("drop", None), origin)
         origins = self.origins | dict.fromkeys(values, origin)
         if "dataset" in values and values["dataset"] != kept.get("dataset"):
@@ -63,20 +77,33 @@ class Recipe:
         return {key: value for key, value in self.values.items() if key not in keys}
 
 
-def load_recipe(recipe: str | Path, folder: str | Path = "") -> Recipe:
+def load_recipe(recipe: str | Path | Mapping[str, Any], folder: str | Path = "") -> Recipe:
     """Read a recipe and, first, the recipe that its `base` key names relative to it.
 
     Args:
-        recipe (`str`): A file, or the name of a recipe that comes with the package, such as `wma/smoke`.
-        folder (`str`): What a relative path is relative to.
+        recipe (`str`, `Path` or `Mapping[str, Any]`): A file, the name of a recipe that comes with the package, such as
+            `wma/smoke`, or what such a file would hold.
+        folder (`str` or `Path`): What a relative path is relative to.
 
     Raises:
-        RecipeError: If it, or a base, is neither, or cannot be read.
+        RecipeError: If it, or a base, is none of these, or cannot be read.
     """
+    if isinstance(recipe, Mapping):
+        return _without_file(recipe, _DICTIONARY, Path(folder))
     path = find_recipe(recipe, Path(folder))
     if not os.path.exists(path):
         raise RecipeError(f"{path}: No such file; a recipe is expected.{nearest_names(path)}")
-    return _load_recipe(path, ())
+    return _with_folder(_load_recipe(path, ()), f"{path.parent.name}-{path.stem}".lstrip("-"))
+
+
+def given_recipe(recipe: "str | Path | Mapping[str, Any] | Recipe | None", keys: Mapping[str, Any]) -> Recipe:
+    """The recipe that somebody gives, with the keys beside it on top; without a recipe the keys are one.
+
+    Raises RecipeError as :func:`load_recipe` does.
+    """
+    if recipe is None:
+        return _without_file(keys, where_keys_come_from(), Path())
+    return (recipe if isinstance(recipe, Recipe) else load_recipe(recipe)).override(keys)
 
 
 def _load_recipe(path: Path, descendants: tuple[Path, ...]) -> Recipe:
@@ -86,6 +113,11 @@ def _load_recipe(path: Path, descendants: tuple[Path, ...]) -> Recipe:
         raise RecipeError(
             f"{descendants[-1]}: its base cannot be used. {error}" if descendants else str(error)
         ) from error
+    return _made_recipe(path, content, descendants)
+
+
+def _made_recipe(path: Path, content: dict[str, Any], descendants: tuple[Path, ...]) -> Recipe:
+    """The recipe of a file's content; `path` may also be what errors call a content that is in none."""
     base = content.pop("base", None)
     sweep = content.pop("sweep", None) or {}
     if not isinstance(sweep, dict):
@@ -94,16 +126,29 @@ def _load_recipe(path: Path, descendants: tuple[Path, ...]) -> Recipe:
     if base is not None:
         chain = (*descendants, path)
         parent = _load_recipe(_base_path(base, chain), chain)
-        recipe = dataclasses.replace(parent, path=path)
+        recipe = dataclasses.replace(parent, path=path, name="")
         for key in ("output_dir", "model_title"):  # of that recipe's own model
             recipe.values.pop(key, None)
     recipe = recipe.override(content, str(path))
     if sweep:
         recipe.sweep = sweep
         recipe.origins["sweep"] = str(path)
-    if recipe.values.get("output_dir") is None:
-        recipe.values["output_dir"] = f"runs/{f'{path.parent.name}-{path.stem}'.lstrip('-')}"
     return recipe
+
+
+def _with_folder(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with `runs/NAME` for a folder, unless it says another."""
+    if recipe.values.get("output_dir") is None:
+        recipe.values["output_dir"] = f"runs/{name}"
+    return recipe
+
+
+def _without_file(values: Mapping[str, Any], origin: str, folder: Path) -> Recipe:
+    """The recipe that a mapping is, called by what is trained on what."""
+    recipe = _made_recipe(folder / origin, plain_values(values, origin), ())
+    parts = (recipe.values.get(key) for key in ("dataset", "model_type"))
+    recipe.name = "-".join(part for part in parts if isinstance(part, str)) or "recipe"
+    return _with_folder(recipe, recipe.name)
 
 
 def _of_other_model(recipe: Recipe, known: set[str]) -> RecipeError:

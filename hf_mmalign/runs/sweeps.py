@@ -5,7 +5,9 @@ import json
 import multiprocessing
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -17,10 +19,11 @@ from ..evaluation.metrics import GREATER_IS_BETTER
 from ..trainer.checkpoints import checkpoints_in
 from .build import read_arguments, training_arguments
 from .evaluation import RESULTS, robustness
-from .recipe import Recipe, RecipeError, load_recipe
+from .given import plain_values, where_keys_come_from
+from .recipe import Recipe, RecipeError, given_recipe, load_recipe
 from .sweep_folders import cell_folders, cell_text, check_variant_names, refuse_other_run
 from .sweep_report import write_report
-from .training import remove_checkpoints, train, write_recipe
+from .training import remove_checkpoints, train_recipe, write_recipe
 
 _SECTION_KEYS = ("variants", "reference", "seeds", "selection_seeds", "folds")
 # What the sweep itself sets for every run.
@@ -82,20 +85,62 @@ class Sweep:
         self.reference = self.reference or self.variants[0].name
 
 
-def read_sweep(recipe: Recipe, overrides: dict[str, Any], jobs: int = 1) -> Sweep:
-    """The sweep of a recipe's `sweep` section and of command-line lists, which span a grid.
+@dataclass
+class SweepOutcome:
+    """What a sweep found.
+
+    Attributes:
+        folder (`Path`): Where report, plots and runs lie.
+        results (`dict[str, Any]`): The content of `sweep.json`: `primary_metric`, `seeds`, and under `variants` for each
+            what was `selected`, its `grid`, `scores` by split and metric, and its `difference` to the `reference`.
+        table (`str`): The content of `sweep.md`, the report as people read it.
+    """
+
+    folder: Path
+    results: dict[str, Any]
+    table: str = field(repr=False)
+
+
+def sweep(recipe: str | Path | Mapping[str, Any] | Recipe, /, *, jobs: int = 1, **keys: Any) -> SweepOutcome:
+    """Train a grid or a comparison of variants, select on validation, report on test, as `hf-mmalign sweep` does.
+
+    What a former call has finished is not run again; a run that was killed goes on from its last whole checkpoint.
+
+    >>> from hf_mmalign import runs
+    >>> outcome = runs.sweep("wma/smoke", wma_alpha=[0.1, 1.0], seed=[0, 1])
+    >>> print(outcome.table)
+
+    Args:
+        recipe (`str`, `Path`, `Mapping[str, Any]` or `Recipe`): As for :func:`hf_mmalign.runs.train`; its section `sweep`
+            names the variants.
+        jobs (`int`): Runs at a time, each in a process of its own: a script that asks for more than one must do so below
+            `if __name__ == "__main__":`.
+        keys: Any key of a recipe, of every variant. A list of values spans a grid; `seed`, `selection_seeds`, `folds` and
+            `reference` are those of the section.
+
+    Raises:
+        RecipeError: Before anything runs, for what cannot be a sweep, and where a folder holds another run.
+        DataError, CheckpointError, OSError: As for :func:`hf_mmalign.runs.train`.
+    """
+    plan = read_sweep(given_recipe(recipe, {}), keys, jobs)
+    results = run_sweep(plan)
+    return SweepOutcome(plan.folder, results, (plan.folder / "sweep.md").read_text(encoding="utf-8"))
+
+
+def read_sweep(recipe: Recipe, keys: Mapping[str, Any], jobs: int = 1) -> Sweep:
+    """The sweep of a recipe's `sweep` section and of keys over the recipe's, in which lists span a grid.
 
     Raises RecipeError, before anything runs, for an unknown key or another shape in the section or in a variant, a variant
     whose name cannot be a folder's, a reference that is no variant, two cells that are one setting, or what no run could
     be trained with.
     """
     if jobs < 1:
-        raise RecipeError(f"the command line: jobs is {jobs}; it is at least 1.")
+        raise RecipeError(f"{where_keys_come_from()}: jobs is {jobs}; it is at least 1.")
     section, origin = dict(recipe.sweep), recipe.origins.get("sweep", str(recipe.path))
     unknown = set(section) - set(_SECTION_KEYS)
     if unknown:
         raise RecipeError(f"{origin}: sweep has the unknown keys {sorted(unknown)}; it takes {_SECTION_KEYS}.")
-    overrides = dict(overrides)
+    overrides = plain_values(keys, where_keys_come_from())
     seeds = _listed(overrides.pop("seed", None), section.get("seeds"), recipe.values.get("seed"), 42)
     selection_seeds = _listed(overrides.pop("selection_seeds", None), section.get("selection_seeds"), seeds[:1])
     for key, found in (("seeds", seeds), ("selection_seeds", selection_seeds)):
@@ -105,7 +150,7 @@ def read_sweep(recipe: Recipe, overrides: dict[str, Any], jobs: int = 1) -> Swee
     grid = {key: value for key, value in overrides.items() if isinstance(value, list)}
     overrides = {key: value for key, value in overrides.items() if key not in grid}
     sides = section.get("variants")
-    sides = {recipe.path.stem: {}} if sides is None else sides
+    sides = {recipe.name: {}} if sides is None else sides
     if not isinstance(sides, dict) or not sides:
         raise RecipeError(f"{origin}: variants is {shown(sides)}; expected `name: {{key: value}}` lines.")
     check_variant_names(sides, origin)
@@ -113,7 +158,7 @@ def read_sweep(recipe: Recipe, overrides: dict[str, Any], jobs: int = 1) -> Swee
         raise RecipeError(f"{origin}: reference is {reference!r}; expected one of the variants {list(sides)}.")
     variants = [_read_variant(recipe, name, values, overrides, grid) for name, values in sides.items()]
     folder = Path(overrides.get("output_dir", recipe.values["output_dir"]))
-    return Sweep(recipe.path.stem, folder, variants, seeds, selection_seeds, folds, jobs, reference or "")
+    return Sweep(recipe.name, folder, variants, seeds, selection_seeds, folds, jobs, reference or "")
 
 
 def _listed(*candidates: Any) -> list[Any]:
@@ -152,7 +197,7 @@ def _read_variant(recipe: Recipe, name: str, values: Any, overrides: dict[str, A
     if base is not None:
         recipe = load_recipe(str(base), Path(origin).parent)
     recipe = recipe.override({"drop": drop}, f"{origin}: variant {name}")
-    recipe = recipe.override(overrides, "the command line")
+    recipe = recipe.override(overrides)
     misplaced = [key for key in _OF_THE_SWEEP if key in values | grid]
     if misplaced:
         raise RecipeError(
@@ -270,15 +315,13 @@ class Run:
         recipe = self.recipe
         if self.trained:
             # The data may have moved since.
-            robustness(
-                self.folder, "test", {key: recipe.values[key] for key in ("dataset_path",) if key in recipe.values}
-            )
+            robustness(self.folder, **{key: recipe.values[key] for key in ("dataset_path",) if key in recipe.values})
             return
         # Written now too, so that a training that is killed does not go on with another recipe.
         write_recipe(self.folder, recipe)
         if checkpoints_in(self.folder):
             recipe = recipe.override({"resume_from_checkpoint": True}, "the sweep")
-        train(recipe, with_robustness=self.robustness)
+        train_recipe(recipe, with_robustness=self.robustness)
         remove_checkpoints(self.folder)
 
     def execute_logged(self) -> None:
@@ -301,11 +344,9 @@ def _run_all(sweep: Sweep, runs: list[Run]) -> None:
             print(f"\n== Run {number} of {len(pending)}: {run} -> {run.folder}", flush=True)
             run.execute()
         return
-    threads = max(1, (os.cpu_count() or 1) // sweep.jobs)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # read by the new processes when they import torch
     # A process per run: nothing of one run, its random state or its caches, can reach the next.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(sweep.jobs, mp_context=context, max_tasks_per_child=1) as pool:
+    with _threads_for(sweep.jobs), ProcessPoolExecutor(sweep.jobs, mp_context=context, max_tasks_per_child=1) as pool:
         futures = {pool.submit(run.execute_logged): run for run in pending}
         for number, future in enumerate(as_completed(futures), 1):
             run = futures[future]
@@ -316,6 +357,19 @@ def _run_all(sweep: Sweep, runs: list[Run]) -> None:
                 print(f"hf-mmalign: {run} failed, see {run.folder / 'log.txt'}", file=sys.stderr)
                 raise
             print(f"== {number} of {len(pending)} done: {run} -> {run.folder}", flush=True)
+
+
+@contextmanager
+def _threads_for(jobs: int) -> Iterator[None]:
+    """Give each of the processes that are started within its share of the processors; they read it as they import torch."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    try:
+        yield
+    finally:
+        os.environ.pop("OMP_NUM_THREADS")
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 def _selection_runs(sweep: Sweep, variant: Variant, fold: int | None) -> list[Run]:

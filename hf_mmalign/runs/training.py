@@ -2,15 +2,21 @@
 
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import set_seed
+from datasets import DatasetDict
+from transformers import PreTrainedModel, set_seed
 
+from ..data.collator import MultimodalCollator
+from ..data.processor import MultimodalProcessor
 from ..evaluation.metrics import GREATER_IS_BETTER
 from ..reporting.files import write_text
 from ..reporting.plots import plot_training_curves, save_figure
+from ..reporting.robustness import RobustnessReport
 from ..trainer.arguments import MultimodalTrainingArguments
 from ..trainer.checkpoints import clear_write_errors
 from ..trainer.trainer import MultimodalTrainer
@@ -30,17 +36,61 @@ from .build import (
     warn_of_texts,
 )
 from .evaluation import RECIPE, RESULTS, robustness_of, score_split, started_in, write_card
-from .recipe import Recipe
+from .recipe import Recipe, given_recipe
 from .resume import checkpoint_to_resume, refuse_to_overwrite
 
 
-def train(recipe: Recipe, with_robustness: bool = True) -> dict[str, Any]:
-    """Train, select on validation, report on test; evaluate robustness if the recipe and `with_robustness` say so.
+@dataclass
+class TrainedRun:
+    """What a training made.
 
-    Returns the content of `results.json` in the recipe's `output_dir`, written last: a folder that has it is complete.
-    Raises RecipeError or DataError, before training starts, for what cannot be trained, CheckpointError for a checkpoint
-    that cannot be gone on from, and OSError where a file cannot be written.
+    Attributes:
+        folder (`Path`): The recipe's `output_dir`, with model, processor, card, tables and plots.
+        results (`dict[str, Any]`): The content of `results.json`: `primary_metric`, `train`, and metrics by name under
+            `validation` and `test`; no metrics of a test split whose labels are not public.
+        report (`RobustnessReport` or `None`): How robust the model is; None with `robustness: false`, and in all but the
+            first of several processes.
+        model (`PreTrainedModel`): The model with the weights that were selected, in evaluation mode where it was trained;
+            LoRA's adapters are merged into it.
+        processor (`MultimodalProcessor`): Makes the model's inputs.
+        collator (`MultimodalCollator`): Makes batches of rows.
+        dataset (`DatasetDict`): The rows it was trained, selected and tested on.
     """
+
+    folder: Path
+    results: dict[str, Any]
+    report: RobustnessReport | None = field(repr=False)
+    model: PreTrainedModel = field(repr=False)
+    processor: MultimodalProcessor = field(repr=False)
+    collator: MultimodalCollator = field(repr=False)
+    dataset: DatasetDict = field(repr=False)
+
+
+def train(recipe: str | Path | Mapping[str, Any] | Recipe | None = None, /, **keys: Any) -> TrainedRun:
+    """Train, select on validation, report on test, evaluate robustness unless told not to, as `hf-mmalign train` does.
+
+    >>> from hf_mmalign import runs
+    >>> run = runs.train("wma/smoke", output_dir="runs/smoke", learning_rate=1e-3)
+    >>> run.results["test"]["accuracy"]
+
+    Args:
+        recipe (`str`, `Path`, `Mapping[str, Any]` or `Recipe`, *optional*): A YAML file, the name of a recipe that comes
+            with the package, or what such a file holds. Left out, the keys are the recipe.
+        keys: Any key of a recipe; wins over the recipe's. With `drop` some of the recipe's keys are done without.
+
+    Returns:
+        `TrainedRun`. Its folder is complete: `results.json` is written last.
+
+    Raises:
+        RecipeError, DataError: Before training starts, for what cannot be trained.
+        CheckpointError: For a checkpoint that cannot be gone on from.
+        OSError: Where a file cannot be written.
+    """
+    return train_recipe(given_recipe(recipe, keys))
+
+
+def train_recipe(recipe: Recipe, with_robustness: bool = True) -> TrainedRun:
+    """:func:`train` of a recipe as read; robustness is evaluated if the recipe and `with_robustness` say so."""
     refuse_to_overwrite(recipe)
     arguments = read_arguments(recipe)
     training = training_arguments(arguments.training)
@@ -78,14 +128,18 @@ def train(recipe: Recipe, with_robustness: bool = True) -> dict[str, Any]:
         # The test labels of some data sets (Hateful Memes) are not public.
         "test": score_split(trainer, dataset["test"], "test") if _has_labels(dataset["test"]) else {},
     }
+    model, report = trainer.accelerator.unwrap_model(trainer.model), None
+    if arguments.model.use_peft:
+        model = model.merge_and_unload()
     if trainer.is_world_process_zero():
         arguments.evaluation.robustness &= with_robustness
         with clear_write_errors(training.output_dir):
-            _save(trainer, recipe, arguments, dataset, results)
+            report = _save(trainer, model, recipe, arguments, dataset, results)
     if training.world_size > 1:
         trainer.accelerator.wait_for_everyone()
         trainer.end()  # a process that leaves with the group's threads running is aborted
-    return results
+    folder = Path(training.output_dir)
+    return TrainedRun(folder, results, report, model.eval(), processor, trainer.data_collator, dataset)
 
 
 def _select_best(training: MultimodalTrainingArguments, primary: str) -> None:
@@ -99,13 +153,17 @@ def _has_labels(data) -> bool:
     return data.data.column("label").null_count < len(data)
 
 
-def _save(trainer: MultimodalTrainer, recipe: Recipe, arguments: Arguments, dataset, results: dict[str, Any]) -> None:
-    """Everything a saved folder holds; `results.json` comes last and marks it complete."""
+def _save(
+    trainer: MultimodalTrainer,
+    model: PreTrainedModel,
+    recipe: Recipe,
+    arguments: Arguments,
+    dataset: DatasetDict,
+    results: dict[str, Any],
+) -> RobustnessReport | None:
+    """Everything a saved folder holds; `results.json` comes last and marks it complete. Returns the robustness report."""
     folder = Path(trainer.args.output_dir)
     (folder / RESULTS).unlink(missing_ok=True)  # of a former run
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if arguments.model.use_peft:
-        model = model.merge_and_unload()
     model.save_pretrained(folder)
     trainer.processing_class.save_pretrained(folder)
     values = write_recipe(folder, recipe)
@@ -117,10 +175,11 @@ def _save(trainer: MultimodalTrainer, recipe: Recipe, arguments: Arguments, data
         size = trainer.args.eval_batch_size
         data = dataset["test"] if results["test"] else dataset["validation"]
         report = robustness_of(model, data, trainer.data_collator, arguments, size)
-        report.model_name = recipe.path.stem
+        report.model_name = recipe.name
         report.save(folder)
     write_card(folder, model, values, results, report)
     write_text(folder / RESULTS, json.dumps(results, indent=2) + "\n")
+    return report
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> dict[str, Any]:

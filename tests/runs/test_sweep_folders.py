@@ -61,7 +61,7 @@ def trained(monkeypatch) -> list[str]:
         folders.append(recipe.values["output_dir"])
         pretend_training(recipe, with_robustness)
 
-    monkeypatch.setattr(sweeps, "train", train)
+    monkeypatch.setattr(sweeps, "train_recipe", train)
     return folders
 
 
@@ -195,7 +195,7 @@ def test_a_killed_run_does_not_go_on_with_another_recipe(tmp_path, monkeypatch, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweeps, "train", killed)
+        patch.setattr(sweeps, "train_recipe", killed)
         with pytest.raises(KeyboardInterrupt):
             run_sweep(read(tmp_path, {"seeds": [0]}))
     with pytest.raises(RecipeError, match=r"recipe.yaml but no config.json yet: its training has not ended"):
@@ -228,7 +228,7 @@ def test_a_finished_run_that_cannot_be_told_is_refused(tmp_path, trained, recipe
 def test_missing_robustness_of_a_finished_run_reads_the_data_where_they_are_now(tmp_path, monkeypatch, trained):
     run_sweep(read(tmp_path, {"seeds": [0]}, {"dataset_path": "here"}))
     asked = []
-    monkeypatch.setattr(sweeps, "robustness", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(sweeps, "robustness", lambda folder, **keys: asked.append((folder, keys)))
     run_sweep(read(tmp_path, {"seeds": [0]}, {"dataset_path": "there", "robustness": True}))
-    assert asked == [(tmp_path / "out" / "sweep" / "seed=0", "test", {"dataset_path": "there"})]
+    assert asked == [(tmp_path / "out" / "sweep" / "seed=0", {"dataset_path": "there"})]
     assert len(trained) == 1
