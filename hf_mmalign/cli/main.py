@@ -72,7 +72,8 @@ def _build_parser() -> argparse.ArgumentParser:
         "robustness",
         _robustness,
         "a saved folder under noise and with missing modalities",
-        "For example `--noise_amplitude 1 --missing_ratio 0.3 --robustness_seeds 0 1 2`. "
+        "For example `--noise_amplitude 1 --missing_ratio 0.3 --robustness_seeds 0 1 2`. `--protocol qmf --epsilons 0 5 "
+        "10` also puts noise on raw pictures, sequences and texts, as published for QMF; `--protocol clean` clips pixels. "
         f"{_ANY_FOLDER} {_ANY_ARGUMENT}",
     )
     command.add_argument("folder", metavar="FOLDER", help="output_dir of a run, or where a Trainer saved a model")

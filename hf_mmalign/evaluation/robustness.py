@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,10 @@ from ..perturbation.modalities import (
     choose_missing,
     perturbed,
 )
+from ..perturbation.protocols import NoiseUnits, ProtocolName
 from .metric_names import GREATER_IS_BETTER
 from .metrics import compute_metrics_for, primary_metric
+from .raw_noise import RawNoisePlan, predict_under_raw_noise
 from .scores import CLEAN, Condition, RobustnessScores, RobustnessSettings, Score
 
 ComputeMetrics = Callable[[EvalPrediction], dict[str, float]]
@@ -41,6 +44,9 @@ def measure_robustness(
     missing_ratio: float = 0.5,
     missing_ratios: Sequence[float] | None = None,
     missing_mode: MissingMode = "zero",
+    protocol: ProtocolName | None = None,
+    epsilons: Sequence[float] = (5.0, 10.0),
+    noise_units: NoiseUnits = "mvsa",
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     batch_size: int = 64,
     num_workers: int = 0,
@@ -76,6 +82,11 @@ def measure_robustness(
             leaves the curves out.
         missing_mode (`str`, *optional*, defaults to `"zero"`): `"zero"` or `"mask"`, see
             :class:`hf_mmalign.perturbation.modalities.MissingModality`.
+        protocol (`str`, *optional*): Also put noise on the raw inputs, `"qmf"` (as published) or `"clean"`, on each
+            modality and on all at once; see :class:`hf_mmalign.perturbation.protocols.NoiseProtocol`. `dataset` must then
+            give rows with a column per modality.
+        epsilons (`Sequence[float]`, *optional*): Strengths of that noise; 0 is the clean row.
+        noise_units (`str`, *optional*, defaults to `"mvsa"`): Its units on pictures, `"mvsa"` or `"nyud2"`.
         seeds (`Sequence[int]`, *optional*): One repetition each, of the noise and of the choice of incomplete samples.
         batch_size, num_workers (`int`, *optional*, default to 64 and 0): Of the data loader. No number depends on them.
         device (`str` or `torch.device`, *optional*): Where to run, the model's device by default.
@@ -103,12 +114,27 @@ def measure_robustness(
         missing_mode=missing_mode,
         seeds=tuple(int(seed) for seed in seeds),
     )
+    raw = None
+    if protocol is not None:
+        kinds = config.modality_kinds
+        raw = RawNoisePlan.of(protocol, noise_units, epsilons, kinds, plan.modalities, plan.seeds)
     table_ratio, curve_ratios = _ratios(missing_ratio, missing_ratios)
     if not plan.seeds or min(plan.seeds) < 0 or len(set(plan.seeds)) < len(plan.seeds):
         raise ValueError(f"seeds are one or more different integers of at least 0, not {seeds}.")
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=data_collator, num_workers=num_workers)
     with _evaluation_mode(model, device), torch.no_grad():
         predictions = _predict(model, loader, plan, progress)
+        if raw is not None:
+            predictions.raw = predict_under_raw_noise(
+                raw,
+                dataset,
+                data_collator,
+                partial(_logits_of, model),
+                predictions.clean,
+                batch_size,
+                num_workers,
+                progress,
+            )
 
     scores = _score(predictions, plan, sorted({table_ratio, *curve_ratios}), compute_metrics)
     primary = primary or next(iter(scores[CLEAN]))
@@ -125,6 +151,9 @@ def measure_robustness(
         num_samples=len(predictions.labels),
         primary_metric=primary,
         greater_is_better=GREATER_IS_BETTER.get(primary),
+        protocol=protocol,
+        noise_units=None if raw is None else noise_units,
+        epsilons=() if raw is None else raw.epsilons,
     )
     return RobustnessScores(settings, scores, model_name=type(model).__name__)
 
@@ -154,6 +183,7 @@ class _Predictions:
     labels: np.ndarray
     clean: np.ndarray
     perturbed: dict[tuple, np.ndarray] = field(default_factory=dict)
+    raw: dict[Condition, list[np.ndarray]] = field(default_factory=dict)
 
 
 def _predict(model: torch.nn.Module, loader: DataLoader, plan: _Plan, progress: bool) -> _Predictions:
@@ -184,6 +214,11 @@ def _predict(model: torch.nn.Module, loader: DataLoader, plan: _Plan, progress: 
     return _Predictions(np.concatenate(labels), whole.pop(("clean",)), whole)
 
 
+def _logits_of(model: torch.nn.Module, batch: dict[str, Any]) -> np.ndarray:
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    return model(**_to_device(inputs, model.device, model.dtype)).logits.float().cpu().numpy()
+
+
 def _labels_of(batch: dict[str, Any]) -> torch.Tensor:
     if batch.get("labels") is None:
         raise ValueError("Robustness is measured against labels, but the collated batches hold no 'labels'.")
@@ -205,6 +240,8 @@ def _score(
         for amplitude in plan.amplitudes:
             passes = [predictions.perturbed["noise", modality, amplitude, seed] for seed in plan.seeds]
             scores[Condition("noise", modality, amplitude)] = _over_seeds([metrics(logits) for logits in passes])
+    for condition, passes in predictions.raw.items():
+        scores[condition] = _over_seeds([metrics(logits) for logits in passes])
     for modality in plan.modalities:
         without = predictions.perturbed["missing", modality]
         all_missing = metrics(without) if ratios[-1] == 1 else None

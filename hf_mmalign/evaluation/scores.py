@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..perturbation.protocols import RawNoiseKind
+
 _FORMAT = 1
 
 
@@ -54,22 +56,23 @@ class Condition:
     """One way of testing a model.
 
     Args:
-        kind (`str`): `"clean"`, `"noise"` or `"missing"`.
-        modality (`str`, *optional*): The modality disturbed; none for `"clean"`.
-        level (`float`, *optional*): Amplitude of the noise, or the ratio of samples that miss the modality.
+        kind (`str`): `"clean"`, `"noise"` (on embeddings), `"missing"`, or a kind of noise on raw inputs.
+        modality (`str`, *optional*): The modality disturbed, or `"all"`; none for `"clean"`.
+        level (`float`, *optional*): Amplitude of the noise, ε of that on raw inputs, or the ratio of samples that miss the
+            modality.
     """
 
-    kind: Literal["clean", "noise", "missing"]
+    kind: Literal["clean", "noise", "missing"] | RawNoiseKind
     modality: str | None = None
     level: float | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """In words: `("clean",)`, `("text", "noise", "3")` or `("image", "missing", "50 %")`."""
+        """In words: `("clean",)`, `("text", "noise", "3")`, `("image", "missing", "50 %")`, `("all", "gaussian", "ε=5")`"""
         if self.kind == "clean":
             return ("clean",)
-        level = f"{self.level:g}" if self.kind == "noise" else f"{100 * self.level:g} %"
-        return (self.modality, self.kind, level)
+        levels = {"noise": f"{self.level:g}", "missing": f"{100 * self.level:g} %"}
+        return (self.modality, self.kind, levels.get(self.kind, f"ε={self.level:g}"))
 
     def label(self, with_level: bool = True) -> str:
         """For table heads, e.g. `text noise 3` and `image missing 50 %`, or without the level `text noise`."""
@@ -93,6 +96,9 @@ class RobustnessSettings:
     num_samples: int
     primary_metric: str
     greater_is_better: bool | None
+    protocol: str | None = None
+    noise_units: str | None = None
+    epsilons: tuple[float, ...] = ()
 
 
 @dataclass

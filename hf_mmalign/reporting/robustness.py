@@ -33,7 +33,7 @@ class RobustnessReport(RobustnessScores):
             raise ValueError(f"{path} is not a robustness report of hf-mmalign: {error}.") from error
 
     def description(self) -> str:
-        """How the numbers came about, in three sentences."""
+        """How the numbers came about, in a few sentences."""
         s = self.settings
         noise = "U(−a, a)" if s.noise == "uniform" else "N(0, a²)"
         amplitudes = ", ".join(f"{amplitude:g}" for amplitude in s.noise_amplitudes)
@@ -42,6 +42,8 @@ class RobustnessReport(RobustnessScores):
         parts = [f"{s.num_samples} samples."]
         if s.noise_amplitudes:
             parts.append(f"Noise {noise}, a = {amplitudes}, on the embeddings of one modality's content tokens.")
+        if s.protocol is not None:
+            parts.append(_raw_noise(s))
         parts.append(f"Missing: the embeddings of one modality {gone} for a share of the samples. {seeds}.")
         return " ".join(parts)
 
@@ -71,6 +73,19 @@ class RobustnessReport(RobustnessScores):
         self.to_json(folder / "robustness.json")
         write_text(folder / "robustness.md", self.to_markdown())
         save_figure(plot_report(self), folder / "robustness.png")
+
+
+def _raw_noise(settings: RobustnessSettings) -> str:
+    """In words: `hf_mmalign.perturbation.protocols.NoiseProtocol`."""
+    strengths = ", ".join(f"{epsilon:g}" for epsilon in settings.epsilons)
+    how = {
+        "qmf": "the published protocol of QMF to the letter",
+        "clean": "QMF's protocol with pixels clipped and a draw per sample",
+    }
+    return (
+        f"Noise on raw inputs at ε = {strengths} ({how[settings.protocol]}, units of {settings.noise_units}): half of the "
+        "samples are disturbed; all: every modality at once, texts by words replaced."
+    )
 
 
 @functools.wraps(measure_robustness)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from ..data.tokenizers import TokenizerType
 from ..perturbation.modalities import MissingMode, NoiseDistribution
+from ..perturbation.protocols import NoiseUnits, ProtocolName
 
 
 @dataclass
@@ -111,7 +112,10 @@ class EvaluationArguments:
     noise: NoiseDistribution = field(
         default="uniform", metadata={"help": "Noise added to one modality's embeddings: uniform, gaussian."}
     )
-    noise_amplitude: float = field(default=3.0, metadata={"help": "U(−a, a), or the standard deviation of a Gaussian."})
+    noise_amplitude: float | None = field(
+        default=3.0,
+        metadata={"help": "U(−a, a), or the standard deviation of a Gaussian; null leaves noise on embeddings out."},
+    )
     missing_ratio: float = field(default=0.5, metadata={"help": "Share of the samples that miss a modality."})
     missing_ratios: list[float] = field(
         default_factory=lambda: [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0], metadata={"help": "Ratios of the missing curve."}
@@ -119,16 +123,37 @@ class EvaluationArguments:
     missing_mode: MissingMode = field(
         default="zero", metadata={"help": "zero: embeddings set to 0 (the paper's); mask: left out of attention."}
     )
+    protocol: ProtocolName | None = field(
+        default=None,
+        metadata={
+            "help": "Also noise on raw inputs: qmf, the published protocol to the letter, or clean, with clipped pixels "
+            "and a draw per sample."
+        },
+    )
+    epsilons: list[float] = field(
+        default_factory=lambda: [5.0, 10.0], metadata={"help": "Strengths of the noise on raw inputs; 0 is clean."}
+    )
+    noise_units: NoiseUnits = field(
+        default="mvsa",
+        metadata={
+            "help": "Of Gaussian noise on pictures, from 0 to 255: mvsa, a standard deviation of 10 ε at a shorter side of "
+            "256; nyud2, of ε at 224 × 224."
+        },
+    )
     robustness_seeds: list[int] = field(
         default_factory=lambda: [0, 1, 2, 3, 4], metadata={"help": "Seeds of noise and of the choice of samples."}
     )
 
     def __post_init__(self):
-        if not 0 <= self.noise_amplitude < math.inf:
+        if self.noise_amplitude is not None and not 0 <= self.noise_amplitude < math.inf:
             raise ValueError(f"noise_amplitude is {self.noise_amplitude}; it is a finite number of at least 0.")
         for name, ratios in (("missing_ratio", [self.missing_ratio]), ("missing_ratios", self.missing_ratios)):
             if not all(0 <= ratio <= 1 for ratio in ratios):
                 raise ValueError(f"{name} is {getattr(self, name)}; shares of the samples lie between 0 and 1.")
+        if not self.epsilons or not all(0 <= epsilon < math.inf for epsilon in self.epsilons) or not any(self.epsilons):
+            raise ValueError(
+                f"epsilons is {self.epsilons}; expected finite numbers of at least 0, one of them above it."
+            )
         seeds = self.robustness_seeds
         if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
             raise ValueError(f"robustness_seeds is {seeds}; expected different whole numbers of at least 0.")

@@ -1,15 +1,20 @@
 """Training arguments."""
 
 from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 
 from ..models.configuration_base import check_finite
+from ..perturbation.noisy_data import check_train_noise
 
 
 @dataclass
 class MultimodalTrainingArguments(TrainingArguments):
     """Every argument of [`TrainingArguments`], with the defaults a multimodal model needs, and those below."""
+
+    # Those that JSON text may stand for.
+    _VALID_DICT_FIELDS: ClassVar = [*TrainingArguments._VALID_DICT_FIELDS, "train_noise"]
 
     remove_unused_columns: bool = field(
         default=False,
@@ -31,6 +36,14 @@ class MultimodalTrainingArguments(TrainingArguments):
         metadata={
             "help": "Probability with which each modality of a training sample is taken away, as if the sample had never "
             "had it; a sample's last modality stays. For models that have to work with missing modalities."
+        },
+    )
+    train_noise: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Noise on the raw inputs of training samples, a new draw each epoch: {protocol: qmf or clean, kind: "
+            "gaussian, salt-pepper, words-replaced or words-dropped, epsilon: 5}, and if need be units (mvsa, nyud2) and "
+            "modalities (all). Evaluation during training stays clean."
         },
     )
     early_stopping_patience: int | None = field(
@@ -59,6 +72,8 @@ class MultimodalTrainingArguments(TrainingArguments):
             raise ValueError(f"backbone_learning_rate is {self.backbone_learning_rate}; a learning rate is at least 0.")
         if not 0 <= self.modality_dropout < 1:
             raise ValueError(f"modality_dropout is {self.modality_dropout}; it is a probability in [0, 1).")
+        if self.train_noise is not None:
+            check_train_noise(self.train_noise)
         for name in ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1.")

@@ -8,6 +8,8 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import IntervalStrategy
 
+from ..perturbation.noisy_data import NoisyDataset
+
 
 class TrainingClock(TrainerCallback, ExportableState):
     """Counts the seconds of a training over all its sessions; they are saved in the checkpoints' `trainer_state.json`.
@@ -33,6 +35,17 @@ class TrainingClock(TrainerCallback, ExportableState):
 
     def _now(self) -> float:
         return self.seconds + (time.perf_counter() - self._since if self._since is not None else 0.0)
+
+
+class NoiseDraw(TrainerCallback):
+    """Tells a training set with noise which epoch begins, so that each has a draw of its own."""
+
+    def __init__(self, dataset: NoisyDataset):
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # An epoch that a resumed run is in the middle of has a fraction, and one that begins may lack a last bit.
+        self.dataset.start_epoch(int(state.epoch + 1e-6))
 
 
 class ResumableEarlyStopping(EarlyStoppingCallback):

@@ -10,8 +10,8 @@ from transformers import TrainerState, TrainingArguments
 _SHAPING = (
     "learning_rate", "backbone_learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps",
     "num_train_epochs", "max_steps", "optim", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm",
-    "label_smoothing_factor", "modality_dropout", "early_stopping_patience", "load_best_model_at_end",
-    "metric_for_best_model", "bf16", "fp16", "seed",
+    "label_smoothing_factor", "modality_dropout", "train_noise", "early_stopping_patience",
+    "load_best_model_at_end", "metric_for_best_model", "bf16", "fp16", "seed",
 )  # fmt: skip
 _ALWAYS = ("learning_rate", "per_device_train_batch_size", "seed")
 _TIMING = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")

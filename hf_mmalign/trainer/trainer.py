@@ -11,8 +11,9 @@ from ..data.collator import MultimodalCollator
 from ..models.modeling_base import MultimodalModelMixin, combine_losses
 from ..perturbation.modalities import perturbed
 from ..perturbation.modality_dropout import ModalityDropout
+from ..perturbation.noisy_data import noisy_dataset
 from .arguments import MultimodalTrainingArguments
-from .callbacks import LateEvaluation, ResumableEarlyStopping, TrainingClock
+from .callbacks import LateEvaluation, NoiseDraw, ResumableEarlyStopping, TrainingClock
 from .checkpoints import CheckpointError, check_tensors, check_whole, clear_write_errors, last_whole_checkpoint
 from .random_state import unchanged_random_state
 from .told import scores_of_these_weights, shaping_arguments
@@ -30,6 +31,7 @@ class MultimodalTrainer(Trainer):
     - `backbone_learning_rate` gives the pretrained encoder a learning rate of its own, logged under that name.
     - Without a `processing_class`, it is the processor of a [`MultimodalCollator`], and saved with the model as such.
     - `modality_dropout` takes modalities from training samples (see [`~perturbation.modality_dropout.ModalityDropout`]).
+    - `train_noise` puts noise on the raw inputs of training samples (see [`~perturbation.noisy_data.NoisyDataset`]).
     - `create_model_card`, and with it `push_to_hub`, writes this package's card, which claims the licence, data and title
       that the arguments of these names tell.
     - `resume_from_checkpoint=True` takes the newest *whole* checkpoint: one that was being written when the run was
@@ -129,6 +131,21 @@ class MultimodalTrainer(Trainer):
         # Trainer only warns where a tensor is missing, and trains on with what was drawn at random.
         check_tensors(checkpoint, _saved_tensors(self.accelerator.unwrap_model(self.model)))
         return checkpoint
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        """As [`Trainer.get_train_dataloader`]; with `train_noise`, of samples with noise on their raw inputs."""
+        settings, clean = getattr(self.args, "train_noise", None), self.train_dataset
+        if settings is None or clean is None:
+            return super().get_train_dataloader()
+        kinds = self.multimodal_model.config.modality_kinds
+        noisy = noisy_dataset(clean, kinds, settings, self.args.data_seed or self.args.seed)
+        self.remove_callback(NoiseDraw)  # of an earlier call
+        self.add_callback(NoiseDraw(noisy))
+        self.train_dataset = noisy
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset = clean
 
     def _save_checkpoint(self, *positional, **keywords):
         with clear_write_errors(f"{self.args.output_dir}/checkpoint-{self.state.global_step}"):

@@ -122,6 +122,40 @@ def test_robustness_of_a_saved_folder(trained, capsys):
     assert report["settings"]["seeds"] == [3]
 
 
+def test_robustness_of_a_saved_folder_against_noise_on_raw_inputs(trained, capsys):
+    told = ["--protocol", "qmf", "--epsilons", "0", "5", "--robustness_seeds", "0", "--noise_amplitude", "null"]
+    assert main(["robustness", str(trained), *told]) == 0
+    shown = capsys.readouterr().out
+    for row in ("text words-replaced ε=5", "image gaussian ε=5", "image salt-pepper ε=5", "all gaussian ε=5"):
+        assert row in shown
+    assert "image noise" not in shown
+    report = json.loads((trained / "robustness.json").read_text())
+    assert (report["settings"]["protocol"], report["settings"]["epsilons"]) == ("qmf", [5.0])
+    assert main(["robustness", str(trained), "--protocol", "published"]) == 2
+    assert "expected 'clean' or 'qmf'" in capsys.readouterr().err
+    assert main(["robustness", str(trained), "--protocol", "qmf", "--epsilons", "0"]) == 2
+    assert "epsilons is [0.0]" in capsys.readouterr().err
+
+
+def test_a_recipe_trains_and_tests_with_noise_on_raw_inputs(tmp_path, capsys):
+    noise = [
+        "--train_noise",
+        "{protocol: clean, kind: salt-pepper, epsilon: 10}",
+        "--protocol",
+        "clean",
+        "--epsilons",
+        "10",
+    ]
+    small = ["--robustness_seeds", "0", "--noise_amplitude", "null"]
+    assert main(["train", SMOKE, "--output_dir", str(tmp_path), *SMALL, *noise, *small]) == 0
+    assert "image salt-pepper ε=10" in (tmp_path / "robustness.md").read_text()
+    assert "train_noise" in (tmp_path / "README.md").read_text()
+    capsys.readouterr()
+    bad = ["--train_noise", "{protocol: clean, kind: salt, epsilon: 10}"]
+    assert main(["train", SMOKE, "--output_dir", str(tmp_path / "bad"), *SMALL, *bad]) == 2
+    assert "train_noise: kind is one of" in capsys.readouterr().err
+
+
 def test_a_finished_folder_is_not_overwritten(trained, capsys):
     before = (trained / "model.safetensors").read_bytes()
     assert main(["train", SMOKE, "--output_dir", str(trained), *SMALL]) == 2

@@ -1,0 +1,148 @@
+"""Noise on the raw inputs of training samples."""
+
+import numpy as np
+import pytest
+import torch
+
+from hf_mmalign import (
+    FusionConfig,
+    FusionForSequenceClassification,
+    MultimodalCollator,
+    MultimodalProcessor,
+    MultimodalTrainer,
+    MultimodalTrainingArguments,
+)
+from tests.trainer.training import weights
+
+NOISE = {"protocol": "clean", "kind": "gaussian", "epsilon": 10}
+SIZES = {"audio": 3, "vision": 4}
+
+
+class Recorder(MultimodalCollator):
+    """Keeps the rows of every batch."""
+
+    def __call__(self, rows):
+        self.seen = [*getattr(self, "seen", []), *rows]
+        return super().__call__(rows)
+
+
+def rows(count: int = 8) -> list[dict]:
+    draw = np.random.default_rng(0)
+    return [
+        {name: draw.normal(size=(4, size)).astype(np.float32) for name, size in SIZES.items()}
+        | {"number": index, "label": index % 2}
+        for index in range(count)
+    ]
+
+
+def build(folder, data=None, **arguments) -> MultimodalTrainer:
+    torch.manual_seed(0)
+    config = FusionConfig(feature_sizes=SIZES, hidden_size=8, num_labels=2, dropout=0.0)
+    settings = {"max_steps": 8, "per_device_train_batch_size": 2, "logging_steps": 1, "save_strategy": "no"}
+    settings |= {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "learning_rate": 1e-2, "seed": 1}
+    return MultimodalTrainer(
+        FusionForSequenceClassification(config),
+        MultimodalTrainingArguments(str(folder), **settings | arguments),
+        train_dataset=rows() if data is None else data,
+        eval_dataset=rows(),
+        data_collator=Recorder(MultimodalProcessor(), SIZES, "single_label_classification", 2),
+    )
+
+
+def noise_by_sample(seen: list[dict]) -> dict[int, list[float]]:
+    """The size of the noise on each sample, in the order in which it was seen."""
+    clean, found = rows(), {}
+    for row in seen:
+        size = sum(float(np.abs(row[name] - clean[row["number"]][name]).sum()) for name in SIZES)
+        found.setdefault(row["number"], []).append(size)
+    return found
+
+
+def test_half_of_the_cells_are_disturbed_and_each_epoch_draws_anew(tmp_path):
+    trainer = build(tmp_path, train_noise=NOISE)
+    trainer.train()
+    found = noise_by_sample(trainer.data_collator.seen)
+    assert sorted(found) == list(range(8))
+    assert all(len(sizes) == 2 for sizes in found.values())  # two epochs
+    sizes = np.array(list(found.values()))
+    assert 0 < (sizes > 0).mean() < 1
+    assert (sizes[:, 0] != sizes[:, 1]).mean() > 0.5
+    # Neither the caller's data nor an evaluation is disturbed.
+    trainer.data_collator.seen = []
+    trainer.evaluate()
+    assert all(size == 0 for sizes in noise_by_sample(trainer.data_collator.seen).values() for size in sizes)
+    assert trainer.train_dataset[0]["number"] == 0
+
+
+def test_noise_depends_on_neither_batches_nor_processes(tmp_path):
+    """Also where a process that loads data goes on from epoch to epoch."""
+    workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    seen, losses = [], []
+    for size, arguments in ((8, {}), (1, {}), (4, workers)):
+        arguments |= {"gradient_accumulation_steps": 8 // size, "max_steps": 2, "learning_rate": 0.0}
+        trainer = build(tmp_path, train_noise=NOISE, per_device_train_batch_size=size, **arguments)
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+        seen.append(noise_by_sample(getattr(trainer.data_collator, "seen", [])))
+    assert seen[0] == seen[1]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[0][0] != pytest.approx(losses[0][1], rel=1e-4)
+
+
+@pytest.mark.parametrize("at", [3, 4])
+def test_resumed_equals_uninterrupted(tmp_path, at):
+    """In the middle of an epoch, and at its end."""
+    arguments = {"save_strategy": "steps", "save_steps": at, "train_noise": NOISE}
+    whole = build(tmp_path, **arguments)
+    whole.train()
+    resumed = build(tmp_path / "resumed", **arguments)
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{at}"))
+    expected = weights(whole.model)
+    for name, value in weights(resumed.model).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_only_the_modalities_that_are_named(tmp_path):
+    trainer = build(tmp_path, train_noise=NOISE | {"modalities": ["audio"]})
+    trainer.train()
+    clean = rows()
+    changed = dict.fromkeys(SIZES, 0.0)
+    for row in trainer.data_collator.seen:
+        for name in SIZES:
+            changed[name] += float(np.abs(row[name] - clean[row["number"]][name]).sum())
+    assert changed["vision"] == 0
+    assert changed["audio"] > 0
+
+
+def test_json_text_as_of_a_command_line(tmp_path):
+    arguments = MultimodalTrainingArguments(
+        str(tmp_path), train_noise='{"protocol": "qmf", "kind": "gaussian", "epsilon": 5}'
+    )
+    assert arguments.train_noise["epsilon"] == 5
+
+
+@pytest.mark.parametrize(("noise", "message"), [
+    ("qmf", "train_noise is, for example"),
+    ({"protocol": "qmf", "kind": "gaussian"}, "'epsilon' is missing"),
+    (NOISE | {"strength": 3}, "'strength' is no key of it"),
+    (NOISE | {"protocol": "published"}, "train_noise: protocol is one of"),
+    (NOISE | {"kind": "salt"}, "train_noise: kind is one of"),
+    (NOISE | {"epsilon": -1}, "train_noise: epsilon is -1"),
+    (NOISE | {"units": "imagenet"}, "train_noise: noise_units is one of"),
+])  # fmt: skip
+def test_bad_arguments_are_refused_before_anything_is_built(tmp_path, noise, message):
+    with pytest.raises(ValueError, match=message):
+        MultimodalTrainingArguments(str(tmp_path), train_noise=noise)
+
+
+def test_a_modality_or_a_data_set_that_it_cannot_be_put_on(tmp_path):
+    with pytest.raises(ValueError, match=r"modalities has \['text'\], but the model's are \['audio', 'vision'\]"):
+        build(tmp_path, train_noise=NOISE | {"modalities": ["text"]}).train()
+    with pytest.raises(ValueError, match="train_noise needs a data set with a length and rows by index, not a Stream"):
+        build(tmp_path, Stream(), train_noise=NOISE).train()
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(rows())
