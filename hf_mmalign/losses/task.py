@@ -13,7 +13,9 @@ def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
 
-def task_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str) -> torch.Tensor:
+def task_loss(
+    logits: torch.Tensor, labels: torch.Tensor, problem_type: str, counted: torch.Tensor | None = None
+) -> torch.Tensor:
     """Mean over samples of cross-entropy, binary cross-entropy or squared error.
 
     Args:
@@ -21,6 +23,8 @@ def task_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str) -> 
         labels (`torch.Tensor`): `(B,)` integers, `(B, num_labels)` multi-hot floats, or `(B,)` / `(B, num_labels)`
             floats, for single-label, multi-label and regression problems.
         problem_type (`str`): One of `PROBLEM_TYPES`.
+        counted (`torch.BoolTensor` of shape `(B,)`, *optional*): The samples that the mean is over, all by default; without
+            any, it is 0.
 
     Returns:
         `torch.Tensor` of shape `()`, fp32.
@@ -29,8 +33,17 @@ def task_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str) -> 
         ValueError: If the shapes or the problem type do not fit.
     """
     logits = logits.float()
+    reduction = "mean" if counted is None else "none"
+    losses = _losses(logits, labels, problem_type, reduction)
+    if counted is None:
+        return losses
+    weight = counted.to(losses.dtype)
+    return (losses.view(len(logits), -1).mean(dim=1) * weight).sum() / weight.sum().clamp(min=1)
+
+
+def _losses(logits: torch.Tensor, labels: torch.Tensor, problem_type: str, reduction: str) -> torch.Tensor:
     if problem_type == "single_label_classification":
-        return F.cross_entropy(logits, labels.long().view(-1))
+        return F.cross_entropy(logits, labels.long().view(-1), reduction=reduction)
     labels = labels.float()
     if problem_type == "regression" and labels.dim() == 1:
         labels = labels.unsqueeze(1)
@@ -40,5 +53,5 @@ def task_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str) -> 
             f"{problem_type!r} (one of {PROBLEM_TYPES})."
         )
     if problem_type == "regression":
-        return F.mse_loss(logits, labels)
-    return F.binary_cross_entropy_with_logits(logits, labels)
+        return F.mse_loss(logits, labels, reduction=reduction)
+    return F.binary_cross_entropy_with_logits(logits, labels, reduction=reduction)

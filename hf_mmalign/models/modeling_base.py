@@ -74,6 +74,8 @@ class MultimodalOutput(ModelOutput):
         losses (`dict[str, torch.FloatTensor]`, *optional*): Unweighted value of each loss component, by name.
         modality_features (`dict[str, torch.FloatTensor]`, *optional*): One `(B, d)` feature per modality, the mean of
             its encoded content tokens, where `output_modality_features=True`; zero for samples that miss it.
+        unimodal_logits (`dict[str, torch.FloatTensor]`, *optional*): `(B, num_labels)` scores of each modality of the batch
+            alone, of models that have a head for each.
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): As in transformers.
     """
 
@@ -81,6 +83,7 @@ class MultimodalOutput(ModelOutput):
     logits: torch.Tensor | None = None
     losses: dict[str, torch.Tensor] | None = None
     modality_features: dict[str, torch.Tensor] | None = None
+    unimodal_logits: dict[str, torch.Tensor] | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
