@@ -41,6 +41,14 @@ def fusion(**fields):
     return FusionForSequenceClassification(config), feature_batch(LENGTHS, WIDTHS), CLASSES
 
 
+def fusion_encoders(**fields):
+    encoders = {"text": BertConfig(**BACKBONE, max_position_embeddings=20), "image": {"architecture": "test_resnet"}}
+    defaults = {"encoder": {"audio": "transformer"}, "unimodal_heads": True, "hidden_size": 8}
+    defaults |= {"feature_sizes": WIDTHS, "encoders": encoders, "num_labels": 3, "dropout": 0.0} | TOKENS
+    batch = text_batch(TEXTS) | image_batch([(32, 32), (16, 24), (40, 16), (0, 0)]) | feature_batch(LENGTHS, WIDTHS)
+    return FusionForSequenceClassification(FusionConfig(**defaults | fields)), batch, CLASSES
+
+
 def bert(**fields):
     config = BertWmaConfig(**BACKBONE | TOKENS | {"feature_sizes": WIDTHS, "num_labels": 3} | fields)
     return BertWmaForSequenceClassification(config), text_batch(TEXTS) | feature_batch(LENGTHS, WIDTHS), CLASSES
@@ -57,6 +65,7 @@ FAMILIES = {
     "decalign": decalign,
     "decalign with a text encoder": decalign_text,
     "fusion": fusion,
+    "fusion with encoders": fusion_encoders,
     "bert_wma": bert,
     "vilt_wma": vilt,
 }

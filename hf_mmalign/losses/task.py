@@ -38,7 +38,7 @@ def task_loss(
     if counted is None:
         return losses
     weight = counted.to(losses.dtype)
-    return (losses.view(len(logits), -1).mean(dim=1) * weight).sum() / weight.sum().clamp(min=1)
+    return (losses.view(logits.shape[0], -1).mean(dim=1) * weight).sum() / weight.sum().clamp(min=1)
 
 
 def _losses(logits: torch.Tensor, labels: torch.Tensor, problem_type: str, reduction: str) -> torch.Tensor:

@@ -35,9 +35,12 @@ def _check(pipeline: str, model: Any) -> None:
     if not isinstance(model, MultimodalModelMixin) or len(model.config.modalities) == 1:
         return
     sizes = model.config.feature_sizes
-    arguments = [
-        {"text": "text=[…]", "image": "images=[…]"}[name] for name in model.config.modalities if name not in sizes
-    ]
+    # The processor's arguments; a raw modality of another name stands under its own in `modality_inputs`.
+    known = {"text": "text=[…]", "image": "images=[…]", "audio": "audio=[…]"}
+    arguments = [known[name] for name in model.config.modalities if name not in sizes and name in known]
+    others = [name for name in model.config.modalities if name not in sizes and name not in known]
+    if others:
+        arguments.append(f"modality_inputs={{{', '.join(f'{name!r}: […]' for name in others)}}}")
     if sizes:
         arguments.append(f"features={{{', '.join(f'{name!r}: […]' for name in sizes)}}}")
     raise ValueError(

@@ -68,8 +68,9 @@ def test_hidden_states_lead_to_the_logits(family):
     model.config.output_hidden_states = True
     assert_close(model(**batch).hidden_states, states)
     assert all(torch.isfinite(state).all() for state in states)
-    if family == "fusion":
-        assert [state.shape for state in states] == [(4, 16), (4, 8)]
+    if family.startswith("fusion"):
+        width = sum(map(model.width_of, model.config.modalities))
+        assert [state.shape for state in states] == [(4, width), (4, 8)]
         assert_close(model.classifier(states[-1]), model(**batch).logits)
         return
     layers = model.config.num_hidden_layers

@@ -11,7 +11,6 @@ from .encoders import KINDS, config_to_dict, encoder_config, longest_text, main_
 
 SequenceEncoder = Literal["mlp", "none", "lstm", "transformer"]
 Pooling = Literal["mean", "cls"]
-_RAW = "text, pictures and sound"
 
 
 @strict
@@ -140,13 +139,14 @@ class FusionConfig(MultimodalConfigMixin, PreTrainedConfig):
         for name, count in self.frozen_stages.items():
             if name not in self.encoders or count < 0:
                 raise ValueError(
-                    f"frozen_stages has {name!r}: {count}; expected a number of stages, from 0, of one of {list(self.encoders)}."
+                    f"frozen_stages has {name!r}: {count}; expected a number of stages, from 0, of one of "
+                    f"{list(self.encoders)}."
                 )
         for name, steps in self.picture_steps.items():
             if name not in self.encoders or name not in self.feature_sizes or steps < 1:
                 raise ValueError(
-                    f"picture_steps has {name!r}: {steps}; expected at least 1 step of a feature sequence with an encoder of "
-                    "its own."
+                    f"picture_steps has {name!r}: {steps}; expected at least 1 step of a feature sequence with an entry in "
+                    "encoders."
                 )
         for name in self.feature_sizes:
             if name in self.encoders:
@@ -162,8 +162,8 @@ class FusionConfig(MultimodalConfigMixin, PreTrainedConfig):
         mels = getattr(config, "num_mel_bins", None) if taken == "input_values" else None
         if taken != "pixel_values" and mels is None:
             raise ValueError(
-                f"encoders[{name!r}] takes {taken}, but {name!r} comes as a feature sequence, which encoders of pictures and "
-                f"AST take; leave it out of feature_sizes for {_RAW}."
+                f"encoders[{name!r}] takes {taken}, but {name!r} comes as a feature sequence, which encoders of pictures "
+                "and AST take; leave it out of feature_sizes if it comes raw."
             )
         if mels not in (None, self.feature_sizes[name]):
             raise ValueError(
@@ -182,7 +182,8 @@ class FusionConfig(MultimodalConfigMixin, PreTrainedConfig):
     def modality_kinds(self) -> dict[str, str | int]:
         """Each modality's kind, in order: `"text"`, `"image"`, `"audio"`, or the width of a feature sequence."""
         return {
-            name: self.feature_sizes.get(name) or KINDS[main_input(name, self.encoders[name])] for name in self.modalities
+            name: self.feature_sizes.get(name) or KINDS[main_input(name, self.encoders[name])]
+            for name in self.modalities
         }
 
     @property

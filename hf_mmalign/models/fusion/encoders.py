@@ -19,6 +19,27 @@ MASKS = {"input_ids": "attention_mask", "pixel_values": "pixel_mask"} | dict.fro
     ("input_values", "input_features"), "audio_mask"
 )
 _TIMM = "timm_wrapper"
+# The positions of these begin behind the padding's.
+_SHIFTED_POSITIONS = {
+    *("camembert", "data2vec-text", "esm", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm"),
+    *("xlm-roberta", "xlm-roberta-xl", "xmod"),
+}
+# The names of layers for queries and values in transformers and timm.
+_QUERIES_AND_VALUES = {
+    *(
+        "query",
+        "query_proj",
+        "query_projection",
+        "q",
+        "q_proj",
+        "q_lin",
+        "value",
+        "value_proj",
+        "value_projection",
+        "v",
+    ),
+    *("v_proj", "v_lin", "qkv", "qkv_proj", "Wqkv"),
+}
 # Where configs say how wide the last hidden state is; the first that is there counts.
 _WIDTHS = ("hidden_size", "d_model", "hidden_sizes", "hidden_dim")
 
@@ -193,11 +214,6 @@ def longest_text(config: PreTrainedConfig) -> int | None:
     return positions - config.pad_token_id - 1
 
 
-# The positions of these begin behind the padding's.
-_SHIFTED_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet", "longformer",
-                      "data2vec-text", "ibert", "xmod", "esm"}  # fmt: skip
-
-
 def encode(encoder: nn.Module, traits: EncoderTraits, inputs: Mapping[str, Tensor], dtype: torch.dtype):
     """Run an encoder on a batch of one raw modality.
 
@@ -219,7 +235,9 @@ def encode(encoder: nn.Module, traits: EncoderTraits, inputs: Mapping[str, Tenso
     values, seen = values[rows], mask[rows]
     seen = seen | ~seen.flatten(1).any(dim=1).view(-1, *[1] * (seen.dim() - 1))  # if no sample has it
     call = _CALLS[KINDS[traits.main_input]]
-    tokens, valid = call(encoder, traits, values if values.dtype == torch.long else values.to(dtype), seen, inputs, rows)
+    tokens, valid = call(
+        encoder, traits, values if values.dtype == torch.long else values.to(dtype), seen, inputs, rows
+    )
     if tokens.shape[-1] != traits.width:
         raise ValueError(f"{type(encoder).__name__} gives tokens of width {tokens.shape[-1]}, and not {traits.width}.")
     valid = valid & present.unsqueeze(1)
@@ -231,7 +249,7 @@ def _stand_ins(present: Tensor) -> Tensor:
     order = torch.argsort((~present).int(), stable=True)
     turn = (~present).cumsum(0) - 1
     count = present.sum().clamp(min=1)
-    return torch.where(present, torch.arange(len(present), device=present.device), order[turn % count])
+    return torch.where(present, torch.arange(present.shape[0], device=present.device), order[turn % count])
 
 
 def _encode_text(encoder, traits, ids, mask, inputs, rows) -> tuple[Tensor, Tensor]:
@@ -256,7 +274,7 @@ def _encode_image(encoder, traits, pixels, mask, inputs, rows) -> tuple[Tensor, 
     if hidden.dim() == 3:
         return hidden, mask.new_ones(hidden.shape[:2])
     if hidden.dim() == 2:
-        return hidden.unsqueeze(1), mask.new_ones(len(hidden), 1)
+        return hidden.unsqueeze(1), mask.new_ones(hidden.shape[0], 1)
     size = hidden.shape[1:3] if traits.channels_last else hidden.shape[2:]
     tokens = hidden.flatten(1, 2) if traits.channels_last else hidden.flatten(2).transpose(1, 2)
     # A cell of the map counts where it has seen any valid pixel.
@@ -314,7 +332,7 @@ def clean(name: str, traits: EncoderTraits, given: Mapping[str, Tensor | None]) 
     values, mask = inputs[main], inputs.get(mask_name)
     if mask is None:
         steps = values.shape[2:] if main == "pixel_values" or traits.time_last else values.shape[1:2]
-        shape = (len(values), *steps)
+        shape = (values.shape[0], *steps)
         return inputs | {mask_name: torch.ones(shape, dtype=torch.bool, device=values.device)}
     mask = mask.bool()
     if main == "input_ids":
@@ -384,8 +402,3 @@ def lora_targets(encoder: nn.Module) -> list[str]:
     return targets or [
         name for name, module in encoder.named_modules() if isinstance(module, nn.Conv2d) and module.groups == 1
     ]
-
-
-_QUERIES_AND_VALUES = {"query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "query_proj", "value_proj",
-                       "query_projection", "value_projection", "qkv", "Wqkv", "qkv_proj"}  # fmt: skip
-

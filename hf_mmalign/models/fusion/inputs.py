@@ -44,7 +44,9 @@ def by_modality(config: FusionConfig, model: str, given: RawInputs) -> dict[str,
     inputs: dict[str, dict[str, Any]] = {}
     for name, arguments in _SHORTHANDS.items():
         values = {argument: getattr(given, argument) for argument in arguments}
-        main = next((argument for argument in arguments if values[argument] is not None and "mask" not in argument), None)
+        main = next(
+            (argument for argument in arguments if values[argument] is not None and "mask" not in argument), None
+        )
         if main is None:
             continue
         if not config.is_native(name):

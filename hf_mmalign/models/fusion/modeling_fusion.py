@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...layers.kernels.dropout import dropout
 from ...layers.lstm_encoder import LSTMEncoder
@@ -79,17 +79,16 @@ class FusionForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
 
     @classmethod
     def from_encoders_pretrained(
-        cls, feature_sizes: Mapping[str, int] | None = None, *, encoder_options: Mapping | None = None, **fields: Any
+        cls, feature_sizes: Mapping[str, int] | None = None, **fields: Any
     ) -> "FusionForSequenceClassification":
         """A new model around pretrained encoders.
 
         >>> model = FusionForSequenceClassification.from_encoders_pretrained(
-        ...     text="google-bert/bert-base-uncased", image="timm/resnet18.a1_in1k", feature_sizes={"audio": 74}, num_labels=3
+        ...     text="google-bert/bert-base-uncased", image="timm/resnet18.a1_in1k", feature_sizes={"audio": 74}
         ... )
 
         Args:
             feature_sizes (`dict[str, int]`, *optional*): Width of every modality that comes as a feature sequence.
-            encoder_options (`dict`, *optional*): Passed on to `AutoModel.from_pretrained` for each of them.
             fields: By the name of a modality, a folder or Hub name of an encoder that [`AutoModel`] loads; or what an entry
                 of `encoders` may be, for one whose weights are random. All others are fields of [`FusionConfig`].
 
@@ -99,12 +98,10 @@ class FusionForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
         """
         known = cls.config_class.known_arguments()
         named = {name: fields.pop(name) for name in list(fields) if name not in known}
-        strange = [name for name, value in named.items() if not isinstance(value, (str, Mapping)) and not _is_config(value)]
-        if strange:
-            raise TypeError(f"{strange[0]!r} is no field of {cls.config_class.__name__}, and no encoder: {named[strange[0]]!r}")
-        loaded = {
-            name: load_encoder(source, **encoder_options or {}) for name, source in named.items() if isinstance(source, str)
-        }
+        for name, value in named.items():
+            if not isinstance(value, (str, Mapping, PreTrainedConfig)):
+                raise TypeError(f"{name!r} is no field of {cls.config_class.__name__}, and {value!r} no encoder.")
+        loaded = {name: load_encoder(value) for name, value in named.items() if isinstance(value, str)}
         encoders = {name: loaded[name].config if name in loaded else value for name, value in named.items()}
         model = cls(cls.config_class(feature_sizes=feature_sizes, encoders=encoders, **fields))
         for name, encoder in loaded.items():
@@ -115,7 +112,9 @@ class FusionForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
         """Take the weights of modality `name`'s encoder from a pretrained one of the same config, a folder or Hub name."""
         self.check_modality(name)
         if name not in self.config.encoders:
-            raise ValueError(f"{name!r} has no pretrained encoder: the config's encoders are {list(self.config.encoders)}.")
+            raise ValueError(
+                f"{name!r} has no pretrained encoder: the config's encoders are {list(self.config.encoders)}."
+            )
         self._take_encoder(name, load_encoder(source, config=self.config.encoders[name]))
 
     def _take_encoder(self, name: str, encoder: PreTrainedModel) -> None:
@@ -305,7 +304,12 @@ class FusionForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
 
         Returns:
             `torch.Tensor` of shape `(B, num_labels)`.
+
+        Raises:
+            ValueError: For a modality that the config does not name, or none at all: then B is unknown.
         """
+        if not vectors:
+            raise ValueError("logits_from needs the vectors of one modality; zeros stand for one that is missing.")
         for name in vectors:
             self.check_modality(name)
         return self._decide(self._fuse(vectors))
@@ -376,9 +380,3 @@ class FusionForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
             for layer in lora_targets(self.encoders[name])
         ]
         return targets or list(self.encoders)
-
-
-def _is_config(value: Any) -> bool:
-    from transformers import PreTrainedConfig
-
-    return isinstance(value, PreTrainedConfig)
