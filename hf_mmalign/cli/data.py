@@ -25,8 +25,8 @@ The folder is a data set that the format `table` reads; its README.md says how. 
 """
 
 _FORMATS = (
-    "table, digits-captions, digits-views (embedded), digits-av, easy-vqa, image-text, iemocap, mmimdb, mmsa, "
-    "multibench or ravdess"
+    "table, digits-captions, digits-views (embedded), ave, crema-d, digits-av, easy-vqa, image-text, iemocap, "
+    "kinetics-sounds, mmimdb, mmsa, multibench, mvsa-single, nyu-depth or ravdess"
 )
 _MOST_CLASSES_SHOWN = 30
 

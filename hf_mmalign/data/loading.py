@@ -59,15 +59,20 @@ class Format:
 
 
 FORMATS = {
+    "ave": Format("ave"),
+    "crema-d": Format("crema_d"),
     "digits-av": Format("digits_av"),
     "digits-captions": Format("digits", "open_captions", embedded=True),
     "digits-views": Format("digits", "open_views", embedded=True),
     "easy-vqa": Format("easy_vqa"),
     "iemocap": Format("iemocap"),
     "image-text": Format("image_text"),
+    "kinetics-sounds": Format("kinetics_sounds"),
     "mmimdb": Format("mmimdb"),
     "mmsa": Format("mmsa"),
     "multibench": Format("multibench"),
+    "mvsa-single": Format("mvsa_single"),
+    "nyu-depth": Format("nyu_depth"),
     "ravdess": Format("ravdess"),
     "table": Format("table"),
 }
@@ -91,9 +96,10 @@ def load_multimodal_dataset(
     files by size and time of change, so a changed file is read anew.
 
     Args:
-        name_or_format (`str`): A key of `FORMATS`: `digits-captions`, `digits-views` (embedded), `digits-av`, `easy-vqa`,
-            `iemocap`, `image-text`, `mmimdb`, `mmsa`, `multibench`, `ravdess`, or `table` for any table of your own. The
-            modules in `hf_mmalign.data.readers` describe each.
+        name_or_format (`str`): A key of `FORMATS`: `digits-captions`, `digits-views` (embedded), `ave`, `crema-d`,
+            `digits-av`, `easy-vqa`, `iemocap`, `image-text`, `kinetics-sounds`, `mmimdb`, `mmsa`, `multibench`,
+            `mvsa-single`, `nyu-depth`, `ravdess`, or `table` for any table of your own. The modules in
+            `hf_mmalign.data.readers` describe each.
         path (`str`, *optional*): The file or folder, for a `table` also a data set's name on the Hub; none for embedded
             data.
         cache_dir (`str`, *optional*): Where the Arrow files go; by default the cache of the `datasets` library.
@@ -234,7 +240,7 @@ def _fingerprint(name: str, files: list[Path], options: dict[str, Any]) -> str:
     """A hash of the data's identity: format, options, the files' sizes and times, and the code that reads them."""
     digest = hashlib.sha256(json.dumps([name, options], sort_keys=True, default=str).encode())
     package = Path(__file__).parent
-    shared = [package / name for name in ("pictures.py", "safe_pickle.py", "schema.py", "unpickling.py")]
+    shared = [package / name for name in ("audio.py", "pictures.py", "safe_pickle.py", "schema.py", "unpickling.py")]
     for source in [*shared, *sorted(package.glob("readers/*.py"))]:
         digest.update(source.read_bytes())
     for file in files:
