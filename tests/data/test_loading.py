@@ -16,7 +16,7 @@ from .conftest import save_picture
     ("args", "options", "message"),
     [
         (("digit-captions",), {}, "did you mean 'digits-captions'"),
-        (("mosei",), {}, "there is digits-av, digits-captions, digits-views, easy-vqa"),
+        (("mosei",), {}, "there is ave, crema-d, digits-av, digits-captions"),
         (("digits-captions", "some/path"), {}, "takes no path, but got 'some/path'"),
         (("easy-vqa",), {}, "needs the path"),
         (("easy-vqa", "no/such/folder"), {}, "no/such/folder: no such file or folder"),
