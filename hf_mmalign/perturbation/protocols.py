@@ -1,8 +1,10 @@
 """Protocols of noise on raw inputs: which samples are disturbed, how strongly, and with which random numbers."""
 
+import io
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -95,9 +97,10 @@ class NoiseProtocol:
 
         Args:
             row (`Mapping[str, Any]`): A row of a data set, with a column per modality: a picture as a PIL image, a path or
-                a uint8 array, a text as a string, anything else as numbers. What is missing stays missing.
+                a uint8 array, a text as a string, a sound as processors take it, anything else as numbers. What is missing
+                stays missing.
             modality_kinds (`Mapping[str, str | int]`): The modalities to disturb, each with its kind: `"text"`, `"image"`,
-                or whatever else is numbers.
+                `"audio"` for raw sound, or whatever else is numbers.
             kind (`str`): `"gaussian"` or `"salt-pepper"`, where texts have their words replaced; or `"words-replaced"` or
                 `"words-dropped"`, which pass over everything but texts.
             epsilon (`float`): ε, at least 0.
@@ -118,7 +121,7 @@ class NoiseProtocol:
                 continue
             try:
                 cell = self._noisy_cell(value, of, applied, epsilon, rng)
-            except (TypeError, ValueError, OSError) as error:
+            except (TypeError, ValueError, OSError, RuntimeError) as error:  # RuntimeError: of libsndfile
                 raise ValueError(f"Noise on {name!r} of sample {index} is not possible: {error}") from error
             if cell is not None:
                 noisy[name] = cell
@@ -131,11 +134,9 @@ class NoiseProtocol:
             return (drop_words if kind == "words-dropped" else replace_words)(value, min(1.0, 0.1 * epsilon), rng)
         if kind == "salt-pepper" and rng.random() >= epsilon / 10:
             return None
-        return (
-            self._noisy_picture(value, kind, epsilon, rng)
-            if of == "image"
-            else _noisy_numbers(value, kind, epsilon, rng)
-        )
+        if of == "image":
+            return self._noisy_picture(value, kind, epsilon, rng)
+        return (_noisy_sound if of == "audio" else _noisy_numbers)(value, kind, epsilon, rng)
 
     def _noisy_picture(self, value: Any, kind: str, epsilon: float, rng: np.random.Generator) -> PIL.Image.Image:
         pixels = np.asarray(self._resized(_as_picture(value)))
@@ -172,7 +173,9 @@ def _generator(seed: int, epoch: int, index: int, *words: str) -> np.random.Gene
 
 
 def _is_missing(value: Any) -> bool:
-    """None, the NaN that NumPy has for it, or an empty sequence."""
+    """None, the NaN that NumPy has for it, a file that is none, or an empty sequence."""
+    if isinstance(value, Mapping):
+        return all(value.get(key) is None for key in ("bytes", "path", "array"))
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return True
     return not isinstance(value, str) and hasattr(value, "__len__") and len(value) == 0
@@ -190,6 +193,25 @@ def _as_picture(value: Any) -> PIL.Image.Image:
         return PIL.Image.fromarray(value).convert("RGB")
     with PIL.Image.open(value) as picture:
         return picture.convert("RGB")
+
+
+def _noisy_sound(value: Any, kind: str, epsilon: float, rng: np.random.Generator) -> Any:
+    """A waveform in the form in which it came, or a file's as `{"array": (S,), "sampling_rate": …}`."""
+    if isinstance(value, Mapping) and value.get("array") is not None:
+        return {**value, "array": _noisy_numbers(value["array"], kind, epsilon, rng)}
+    if hasattr(value, "get_all_samples"):  # as `datasets` decodes sounds where torchcodec is installed
+        decoded = value.get_all_samples()
+        samples, rate = np.asarray(decoded.data).mean(axis=0), int(decoded.sample_rate)
+    elif isinstance(value, (str, Path, bytes, Mapping)):
+        import soundfile  # loads a shared library, which data without sound should not need
+
+        if isinstance(value, Mapping):
+            value = value["path"] if value.get("bytes") is None else value["bytes"]
+        samples, rate = soundfile.read(io.BytesIO(value) if isinstance(value, bytes) else str(value), dtype="float32")
+        samples = samples if samples.ndim == 1 else samples.mean(axis=1)
+    else:
+        return _noisy_numbers(value, kind, epsilon, rng)
+    return {"array": _noisy_numbers(samples, kind, epsilon, rng), "sampling_rate": rate}
 
 
 def _noisy_numbers(value: Any, kind: str, epsilon: float, rng: np.random.Generator) -> Any:

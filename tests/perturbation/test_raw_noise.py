@@ -1,8 +1,11 @@
 """Noise on pictures, numbers and words, and the protocols that apply it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import PIL.Image
 import pytest
+import soundfile
 import torch
 
 from hf_mmalign.perturbation.protocols import NoiseProtocol
@@ -211,6 +214,42 @@ def test_numbers_come_back_in_their_form():
         noisy = NoiseProtocol("clean").disturb({"audio": values}, {"audio": 3}, "gaussian", 5.0, index)["audio"]
         assert isinstance(noisy, torch.Tensor if isinstance(values, torch.Tensor) else np.ndarray)
         assert np.shape(noisy) == np.shape(values)
+
+
+@pytest.mark.parametrize("form", ["path", "bytes", "file", "content", "array", "decoded", "decoder"])
+def test_a_sound_in_any_form_that_processors_take(form, tmp_path):
+    samples = (0.3 * rng().standard_normal(4000)).clip(-1, 1).astype(np.float32)
+    path = tmp_path / "sound.wav"
+    soundfile.write(path, np.stack([samples, samples], axis=1), 8000, subtype="FLOAT")
+    sound = {
+        "path": str(path),
+        "bytes": path.read_bytes(),
+        "file": {"path": str(path), "bytes": None},
+        "content": {"path": "sound.wav", "bytes": path.read_bytes()},
+        "array": samples,
+        "decoded": {"array": samples, "sampling_rate": 8000, "path": str(path)},
+        "decoder": SimpleNamespace(
+            get_all_samples=lambda: SimpleNamespace(data=torch.from_numpy(np.stack([samples] * 2)), sample_rate=8000)
+        ),
+    }[form]
+    protocol, kinds = NoiseProtocol("clean"), {"speech": "audio"}
+    index = next(i for i in range(50) if protocol.disturb({"speech": samples}, kinds, "gaussian", 10.0, i))
+    expected = protocol.disturb({"speech": samples}, kinds, "gaussian", 10.0, index)["speech"]
+    noisy = protocol.disturb({"speech": sound}, kinds, "gaussian", 10.0, index)["speech"]
+    if form != "array":
+        assert noisy["sampling_rate"] == 8000
+        noisy = noisy["array"]
+    np.testing.assert_allclose(noisy, expected, atol=1e-6)
+    assert (noisy - samples).std() == pytest.approx(samples.std(), rel=0.05)  # 0 dB
+    assert protocol.disturb({"speech": {"path": None, "bytes": None}}, kinds, "gaussian", 10.0, index) is None
+
+
+def test_a_damaged_sound_is_an_error_that_names_it():
+    protocol, kinds = NoiseProtocol("clean"), {"speech": "audio"}
+    sound = np.ones(10, np.float32)
+    index = next(i for i in range(50) if protocol.disturb({"speech": sound}, kinds, "gaussian", 5.0, i))
+    with pytest.raises(ValueError, match=f"Noise on 'speech' of sample {index} is not possible"):
+        protocol.disturb({"speech": b"RIFF"}, kinds, "gaussian", 5.0, index)
 
 
 @pytest.mark.parametrize(("cell", "message"), [
