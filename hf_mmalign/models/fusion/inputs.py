@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .configuration_fusion import FusionConfig
+from .configuration_encoders import FusionEncodersConfig
 
 # The modality that the inputs of `forward` stand for, each with the one that must be there.
 _SHORTHANDS = {
@@ -17,7 +17,7 @@ _SHORTHANDS = {
 
 @dataclass(frozen=True)
 class RawInputs:
-    """The raw inputs of `FusionForSequenceClassification.forward`, which says what they are."""
+    """The raw inputs of a fusion model's `forward`, which says what they are."""
 
     input_ids: Tensor | None = None
     attention_mask: Tensor | None = None
@@ -30,11 +30,11 @@ class RawInputs:
     modality_inputs: dict[str, dict[str, Tensor]] | None = None
 
 
-def by_modality(config: FusionConfig, model: str, given: RawInputs) -> dict[str, dict[str, Any]]:
+def by_modality(config: FusionEncodersConfig, model: str, given: RawInputs) -> dict[str, dict[str, Any]]:
     """The raw inputs of a batch by modality; those that are not there are left out.
 
     Args:
-        config ([`FusionConfig`]): Names the modalities.
+        config ([`FusionEncodersConfig`]): Names the modalities.
         model (`str`): The model's class, for errors.
         given ([`RawInputs`]): What it was called with.
 

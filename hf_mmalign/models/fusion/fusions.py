@@ -1,0 +1,80 @@
+"""How the modalities' vectors become one. A fusion is a class here, which classification and translation both use."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Fused(NamedTuple):
+    """What a fusion makes of a batch.
+
+    Attributes:
+        vector (`torch.Tensor` of shape `(B, width)`): The fused vector.
+        losses (`dict[str, torch.Tensor]`): The fusion's own loss components, unweighted scalars by name.
+    """
+
+    vector: Tensor
+    losses: dict[str, Tensor]
+
+
+class ConcatFusion(nn.Module):
+    """Concatenation: nothing is learnt.
+
+    Args:
+        widths (`Mapping[str, int]`): Width of every modality's vector, in their order.
+
+    Attributes:
+        width (`int`): Of the fused vector.
+    """
+
+    def __init__(self, widths: Mapping[str, int]):
+        super().__init__()
+        self.widths = dict(widths)
+        self.width = sum(self.widths.values())
+
+    def forward(self, vectors: Mapping[str, Tensor]) -> Fused:
+        """Fuse `(B, d_m)` vectors by modality; zeros stand for those that the whole batch misses, which are left out."""
+        return Fused(self.concatenated(vectors), {})
+
+    def concatenated(self, vectors: Mapping[str, Tensor]) -> Tensor:
+        """`(B, k)`, with k the sum of the widths."""
+        present = next(iter(vectors.values()))
+        parts = [
+            vectors[name] if name in vectors else present.new_zeros(present.shape[0], width)
+            for name, width in self.widths.items()
+        ]
+        return torch.cat(parts, dim=1)
+
+
+class AutoFusion(ConcatFusion):
+    """Auto-Fusion: the concatenation, compressed so that it can be reconstructed (Eq. 1 of Auto-Fusion and GAN-Fusion).
+
+    z (k) → k/2, tanh → latent, relu is the fused vector; latent → k/2, relu → k its reconstruction. The loss component
+    `reconstruction` is the mean squared error between z and its reconstruction.
+
+    Args:
+        widths (`Mapping[str, int]`): Width of every modality's vector, in their order.
+        latent_size (`int`): Width of the fused vector.
+    """
+
+    def __init__(self, widths: Mapping[str, int], latent_size: int):
+        super().__init__(widths)
+        whole = self.width
+        half = max(whole // 2, 1)
+        self.compress = nn.ModuleList([nn.Linear(whole, half), nn.Linear(half, latent_size)])
+        self.reconstruct = nn.ModuleList([nn.Linear(latent_size, half), nn.Linear(half, whole)])
+        self.width = latent_size
+
+    def forward(self, vectors: Mapping[str, Tensor]) -> Fused:
+        whole = self.concatenated(vectors)
+        latent = F.relu(self.compress[1](torch.tanh(self.compress[0](whole))))
+        reconstructed = self.reconstruct[1](F.relu(self.reconstruct[0](latent)))
+        return Fused(latent, {"reconstruction": F.mse_loss(reconstructed.float(), whole.float())})
+
+
+def build_fusion(kind: str, widths: Mapping[str, int], latent_size: int) -> ConcatFusion:
+    """The fusion of a config: `"concat"` or `"auto"`."""
+    return AutoFusion(widths, latent_size) if kind == "auto" else ConcatFusion(widths)
