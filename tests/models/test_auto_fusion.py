@@ -53,7 +53,7 @@ def test_a_saved_model_comes_back_with_its_fusion(tmp_path):
     model, batch, _ = auto()
     model.save_pretrained(tmp_path)
     again = FusionForSequenceClassification.from_pretrained(tmp_path).eval()
-    assert again.config.fusion == "auto" and again.config.latent_size == 5
+    assert (again.config.fusion, again.config.latent_size) == ("auto", 5)
     assert_close(again(**batch).logits, model(**batch).logits)
     assert "fuser" in again.modules_outside_backbone
 
