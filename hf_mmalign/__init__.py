@@ -18,6 +18,8 @@ _PUBLIC = {
     "DecAlignConfig": "hf_mmalign.models.decalign.configuration_decalign",
     "DecAlignForSequenceClassification": "hf_mmalign.models.decalign.modeling_decalign",
     "FusionConfig": "hf_mmalign.models.fusion.configuration_fusion",
+    "FusionForConditionalGeneration": "hf_mmalign.models.fusion.modeling_fusion_seq2seq",
+    "FusionSeq2SeqConfig": "hf_mmalign.models.fusion.configuration_fusion_seq2seq",
     "FusionForSequenceClassification": "hf_mmalign.models.fusion.modeling_fusion",
     "ViltWmaConfig": "hf_mmalign.models.wma.configuration_wma",
     "ViltWmaForSequenceClassification": "hf_mmalign.models.wma.modeling_vilt_wma",

@@ -22,14 +22,15 @@ from .stock_pipelines import refuse_partial_samples
 def register() -> None:
     """Register every config, model and processor of the package with the Auto classes. Idempotent.
 
-    `AutoModel` gives the same class as `AutoModelForSequenceClassification`: a model type of ours has one class, and what
-    others take from a model without head is in its output (`output_modality_features`, `output_hidden_states`). A stock
+    `AutoModel` gives the same class as `AutoModelForSequenceClassification`, or `AutoModelForSeq2SeqLM`: a model type of ours
+    has one class, and what others take from a model without head is in its output (`output_modality_features`, `output_hidden_states`). A stock
     backbone, which would load too, could not take all modalities.
     """
     from transformers import (
         AutoConfig,
         AutoModel,
         AutoModelForImageClassification,
+        AutoModelForSeq2SeqLM,
         AutoModelForSequenceClassification,
         AutoProcessor,
     )
@@ -37,6 +38,7 @@ def register() -> None:
     from ..data.processor import MultimodalProcessor
     from .decalign.modeling_decalign import DecAlignForSequenceClassification
     from .fusion.modeling_fusion import FusionForSequenceClassification
+    from .fusion.modeling_fusion_seq2seq import FusionForConditionalGeneration
     from .wma.modeling_bert_wma import BertWmaForSequenceClassification
     from .wma.modeling_vilt_wma import ViltWmaForSequenceClassification
 
@@ -45,10 +47,12 @@ def register() -> None:
         BertWmaForSequenceClassification,
         DecAlignForSequenceClassification,
         FusionForSequenceClassification,
+        FusionForConditionalGeneration,
     ):
         AutoConfig.register(model.config_class.model_type, model.config_class, exist_ok=True)
         AutoModel.register(model.config_class, model, exist_ok=True)
-        AutoModelForSequenceClassification.register(model.config_class, model, exist_ok=True)
+        head = AutoModelForSeq2SeqLM if model.config_class.generates else AutoModelForSequenceClassification
+        head.register(model.config_class, model, exist_ok=True)
         AutoProcessor.register(model.config_class, MultimodalProcessor, exist_ok=True)
     # Loaded, an image-classification pipeline refuses it with our words; else transformers says that it is no such model.
     vilt = ViltWmaForSequenceClassification
@@ -103,6 +107,7 @@ _AFTER_IMPORT: dict[str, Callable[[ModuleType], None]] = {
     "transformers.models.auto.modeling_auto": _registering(
         AutoModel=("from_config", "from_pretrained"),
         AutoModelForSequenceClassification=("from_config", "from_pretrained"),
+        AutoModelForSeq2SeqLM=("from_config", "from_pretrained"),
     ),
     "transformers.pipelines": _register_pipeline,
     "transformers.pipelines.base": refuse_partial_samples,

@@ -48,10 +48,12 @@ class MultimodalConfigMixin:
     width of every modality that comes as a feature sequence), filled in before :meth:`__post_init__` of this class.
 
     Class attributes:
+        generates (`bool`): Whether the model generates a text, rather than classes or numbers.
         compatible_model_types (`tuple[str, ...]`): Model types, beside its own, whose ``config.json`` this class reads.
     """
 
     model_type: ClassVar[str]
+    generates: ClassVar[bool] = False
     compatible_model_types: ClassVar[tuple[str, ...]] = ()
     modalities: list[str]
     feature_sizes: dict[str, int]
@@ -154,6 +156,11 @@ class MultimodalConfigMixin:
     def is_native(self, name: str) -> bool:
         """Whether modality `name` comes raw (token ids, pixels) rather than as a feature sequence."""
         return name in self.modalities and name not in self.feature_sizes
+
+    @property
+    def task(self) -> str | None:
+        """The problem type, which transformers knows only where it is one of its own; None if labels have to tell."""
+        return "translation" if self.generates else self.problem_type  # type: ignore[attr-defined]
 
     @property
     def padding_token_id(self) -> int:

@@ -270,6 +270,10 @@ class MultimodalModelMixin:
             config.problem_type = problem_type
         return problem_type
 
+    def predictions_of(self, **inputs) -> torch.Tensor:
+        """What is scored: `(B, num_labels)` logits, or, of a model that generates, `(B, T)` token ids."""
+        return self(**inputs).logits  # type: ignore[operator]
+
     @property
     def needs_calibration(self) -> bool:
         """Whether something must be measured on the first training batch before any update (see :meth:`calibrate`)."""
