@@ -22,9 +22,9 @@ from .stock_pipelines import refuse_partial_samples
 def register() -> None:
     """Register every config, model and processor of the package with the Auto classes. Idempotent.
 
-    `AutoModel` gives the same class as `AutoModelForSequenceClassification`, or `AutoModelForSeq2SeqLM`: a model type of ours
-    has one class, and what others take from a model without head is in its output (`output_modality_features`, `output_hidden_states`). A stock
-    backbone, which would load too, could not take all modalities.
+    `AutoModel` gives the same class as `AutoModelForSequenceClassification`, or `AutoModelForSeq2SeqLM`: a model type of
+    ours has one class, and what others take from a model without head is in its output (`output_modality_features`,
+    `output_hidden_states`). A stock backbone, which would load too, could not take all modalities.
     """
     from transformers import (
         AutoConfig,
