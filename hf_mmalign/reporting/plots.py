@@ -271,7 +271,7 @@ def _draw_bars(axes: Axes, models: Mapping[str, list[RobustnessScores]], metric:
                 format_score(mean), (x, mean + side * error), xytext=(0, 4 * side), textcoords="offset points",
                 ha="center", va="bottom" if side > 0 else "top", fontsize=8, color=_GREY, rotation=90 * upright,
             )  # fmt: skip
-    axes.set_xticks(range(len(conditions)), ["\n".join(condition.parts) for condition in conditions])
+    axes.set_xticks(range(len(conditions)), [_tick(condition) for condition in conditions])
     axes.set_ylim(*_bar_limits(lows, highs, room=0.22 if upright else 0.12))
     axes.set_ylabel(_axis_label(models, metric))
     axes.axhline(0, color="black", linewidth=0.8)
@@ -281,6 +281,12 @@ def _draw_bars(axes: Axes, models: Mapping[str, list[RobustnessScores]], metric:
         axes.legend(
             loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(models), 4), frameon=False, borderaxespad=0.3
         )
+
+
+def _tick(condition: Condition) -> str:
+    """A condition in narrow lines; `salt-pepper` in one would run into its neighbours."""
+    modality, *rest = condition.parts
+    return "\n".join([modality, *(part.replace("-", "-\n") for part in rest)])
 
 
 def _draw_curves(axes: Axes, lines: Mapping[str, tuple[list[float], list[Score]]]) -> None:

@@ -5,6 +5,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
+from hf_mmalign.evaluation.scores import CLEAN, Condition
+from hf_mmalign.perturbation.protocols import NoiseProtocol
 from hf_mmalign.reporting.plots import (
     plot_heat_map,
     plot_missing_curves,
@@ -74,6 +76,17 @@ def test_labels_of_bars_do_not_overlap(models):
     renderer, axes = drawn(figure), figure.axes[0]
     assert not overlaps(axes.get_xticklabels(), renderer)
     assert not overlaps(axes.texts, renderer)
+
+
+def test_labels_of_noise_on_raw_inputs_do_not_overlap():
+    report = make_report(0.7)
+    protocol = NoiseProtocol("clean").conditions({"text": "text", "image": "image"})
+    for modality, kind in protocol:
+        report.scores |= {Condition(kind, modality, epsilon): report.scores[CLEAN] for epsilon in (5.0, 10.0)}
+    axes = (figure := plot_report(report)).axes[0]
+    renderer = drawn(figure)
+    assert len(axes.get_xticklabels()) == 5 + 2 * len(protocol)
+    assert not overlaps(axes.get_xticklabels(), renderer)
 
 
 def test_a_report_has_bars_and_curves():
