@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -115,6 +115,8 @@ class MultimodalModelMixin:
     # Every loss is a mean over samples, which Trainer must divide by the accumulation steps. Without this it takes a
     # forward with keyword arguments for one that is normalised already and inflates all gradients.
     accepts_loss_kwargs = False
+    # Whether `logits_of_embeddings` takes a small part of a forward pass: a head on what the encoders have computed.
+    predicts_from_features = False
     _has_modality_hooks = False
 
     def embed_modalities(self, **inputs) -> dict[str, ModalityEmbedding]:
@@ -188,6 +190,37 @@ class MultimodalModelMixin:
     def modality_parameters(self, name: str) -> Iterator[nn.Parameter]:
         """The parameters that only modality `name` passes through, for modulation and learning rates of its own."""
         raise NotImplementedError
+
+    def embedding_parameters(self, name: str) -> Iterator[nn.Parameter]:
+        """Those of :meth:`modality_parameters` that lie in front of modality hooks: a hook reaches their gradient."""
+        return self.modality_parameters(name)
+
+    def logits_of_embeddings(self, embeddings: dict[str, ModalityEmbedding], inputs: dict[str, Any]) -> torch.Tensor:
+        """The logits of a batch whose modalities have been embedded, and perhaps changed or masked, already.
+
+        By default a whole forward pass, in which a hook puts `embeddings` in the place of what it embeds. A model that can
+        go on from embeddings overrides it.
+
+        Args:
+            embeddings (`dict[str, ModalityEmbedding]`): As a modality hook sees them.
+            inputs (`dict`): The batch they came from, as given to `forward`.
+
+        Returns:
+            `torch.Tensor` of shape `(B, num_labels)`.
+        """
+        handle = self.register_modality_hook(lambda _: embeddings)
+        try:
+            return self(**{key: value for key, value in inputs.items() if key != "labels"}).logits  # type: ignore[operator]
+        finally:
+            handle.remove()
+
+    def set_contributions(self, coefficients: dict[str, float]) -> dict[str, float]:
+        """Take the modalities' coefficients a_m (CAL, Eq. 7), for losses that depend on them.
+
+        Returns:
+            `dict[str, float]`: What the model makes of them, by name in the log; nothing by default.
+        """
+        return {}
 
     @property
     def modules_outside_backbone(self) -> list[str]:

@@ -1,12 +1,18 @@
 """Training arguments."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
+from ..losses.contribution import ContributionVariant
 from ..models.configuration_base import check_finite
 from ..perturbation.noisy_data import check_train_noise
+
+GradientModulation = Literal["none", "cal", "ogm", "weak"]
+ModulationMode = Literal["gradient", "lr"]
 
 
 @dataclass
@@ -14,7 +20,12 @@ class MultimodalTrainingArguments(TrainingArguments):
     """Every argument of [`TrainingArguments`], with the defaults a multimodal model needs, and those below."""
 
     # Those that JSON text may stand for.
-    _VALID_DICT_FIELDS: ClassVar = [*TrainingArguments._VALID_DICT_FIELDS, "train_noise"]
+    _VALID_DICT_FIELDS: ClassVar = [
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "train_noise",
+        "modality_learning_rates",
+        "modality_optimizers",
+    ]
 
     remove_unused_columns: bool = field(
         default=False,
@@ -30,6 +41,76 @@ class MultimodalTrainingArguments(TrainingArguments):
             "`modules_outside_backbone` (DecAlign's text encoder, the BERT or ViLT of WMA); the others take "
             "`learning_rate`. Left out, all parameters take `learning_rate`. Scheduler and weight decay are the same."
         },
+    )
+    modality_learning_rates: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rates of single modalities, {image: 1e-3, text: 2e-5}: of the parameters that only that "
+            "modality passes through (the model's `modality_parameters`). It goes before `backbone_learning_rate`."
+        },
+    )
+    modality_optimizers: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Optimizers of single modalities, as `optim` names them, with their own options if need be: "
+            "{image: {optim: sgd, momentum: 0.9}, text: adamw_torch}. All other parameters take `optim`. Scheduler and "
+            "weight decay are the same."
+        },
+    )
+    gradient_modulation: GradientModulation = field(
+        default="none",
+        metadata={
+            "help": "How fast each modality's encoder learns beside the others: cal strengthens those that contribute more "
+            "and can still gain, weak those that contribute less, ogm weakens those that are ahead (OGM-GE)."
+        },
+    )
+    modulation_mode: ModulationMode = field(
+        default="gradient",
+        metadata={
+            "help": "What is scaled: gradient, for optimizers such as sgd, or lr, the learning rate of the same parameters, "
+            "for those such as Adam that divide a gradient by its own size."
+        },
+    )
+    modulation_eta: float = field(
+        default=1.0,
+        metadata={"help": "η of cal and weak: a modality's factor is 1 + η a; 0 measures and scales nothing."},
+    )
+    modulation_measure_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "Measure contributions in every n-th step. Left out, in each where a head on features already computed "
+            "answers, and in every 10th where that takes forward passes."
+        },
+    )
+    modulation_update_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "Update the coefficients of cal and weak every n steps; left out, once an epoch, as in the paper. ogm "
+            "updates after every step that measures."
+        },
+    )
+    contribution_variant: ContributionVariant = field(
+        default="phi_times_potential",
+        metadata={
+            "help": "What a contribution is (CAL, Table 5): phi_times_potential, phi, potential, phi_plus_potential, "
+            "performance_times_potential."
+        },
+    )
+    contribution_temperature: float = field(
+        default=4.0, metadata={"help": "T of CAL's Eq. 7: 0 makes the coefficients equal, a large T one-hot."}
+    )
+    performance_smoothing: float = field(
+        default=0.2, metadata={"help": "γ of CAL's Eq. 3, in (0, 1]: the weight of the newest performance."}
+    )
+    potential_window: int = field(
+        default=5, metadata={"help": "n of CAL's Eq. 4: how many former performances a change is relative to."}
+    )
+    potential_lambda: float = field(
+        default=0.5, metadata={"help": "λ of CAL's Eq. 5, in [0, 1]: how far a modality is from 1, against its trend."}
+    )
+    ogm_alpha: float = field(default=0.1, metadata={"help": "α of ogm: how much a modality that is ahead is weakened."})
+    ogm_noise: bool = field(
+        default=True, metadata={"help": "Add OGM-GE's noise to the modalities' gradients; without it, it is OGM."}
     )
     modality_dropout: float = field(
         default=0.0,
@@ -79,11 +160,57 @@ class MultimodalTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1.")
         if self.num_train_epochs < 0:
             raise ValueError(f"num_train_epochs is {self.num_train_epochs}; it is at least 0.")
+        self._check_modulation()
+        self._check_modalities()
         if self.early_stopping_patience is not None:
             self._check_early_stopping(self.early_stopping_patience)
 
     def _check_numbers(self) -> None:
         check_finite({field.name: getattr(self, field.name) for field in fields(self)})
+
+    def _check_modulation(self) -> None:
+        choices = {
+            "gradient_modulation": get_args(GradientModulation),
+            "modulation_mode": get_args(ModulationMode),
+            "contribution_variant": get_args(ContributionVariant),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {list(known)}.")
+        for name in ("modulation_eta", "contribution_temperature", "ogm_alpha"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is at least 0.")
+        for name in ("modulation_measure_steps", "modulation_update_steps", "potential_window"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1.")
+        if not 0 <= self.potential_lambda <= 1:
+            raise ValueError(f"potential_lambda is {self.potential_lambda}; it lies in [0, 1].")
+        if not 0 < self.performance_smoothing <= 1:
+            raise ValueError(f"performance_smoothing is {self.performance_smoothing}; it lies in (0, 1].")
+        if self.gradient_modulation == "ogm" and self.modulation_update_steps is not None:
+            raise ValueError(
+                "modulation_update_steps has no effect on ogm, which updates after every step that measures: see "
+                "modulation_measure_steps."
+            )
+
+    def _check_modalities(self) -> None:
+        for modality, rate in _mapping(self, "modality_learning_rates").items():
+            if not isinstance(rate, int | float) or isinstance(rate, bool) or rate < 0:
+                raise ValueError(f"modality_learning_rates[{modality!r}] is {rate!r}; a learning rate is at least 0.")
+        optimizers = [name.value for name in OptimizerNames]
+        for modality, wanted in _mapping(self, "modality_optimizers").items():
+            name = wanted.get("optim") if isinstance(wanted, Mapping) else wanted
+            if name not in optimizers:
+                raise ValueError(
+                    f"modality_optimizers[{modality!r}] is {wanted!r}; expected a name that `optim` takes, or a mapping with "
+                    f"one under `optim`, among {optimizers}."
+                )
+            shared = {"lr", "weight_decay", "params"} & set(wanted if isinstance(wanted, Mapping) else ())
+            if shared:
+                raise ValueError(
+                    f"modality_optimizers[{modality!r}] has {sorted(shared)}; rates are set by modality_learning_rates, and "
+                    "weight_decay is the same for all."
+                )
 
     def _check_early_stopping(self, patience: int) -> None:
         if patience < 1:
@@ -93,3 +220,12 @@ class MultimodalTrainingArguments(TrainingArguments):
                 "early_stopping_patience needs evaluations and a metric: an eval_strategy other than `no`, and "
                 "load_best_model_at_end or metric_for_best_model."
             )
+
+
+def _mapping(arguments: MultimodalTrainingArguments, name: str) -> dict[str, Any]:
+    value = getattr(arguments, name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {value!r}; expected a mapping from modalities.")
+    return value

@@ -8,10 +8,13 @@ from transformers import TrainerState, TrainingArguments
 
 # The arguments that shape a training's outcome; all others are about its place, its speed or its log.
 _SHAPING = (
-    "learning_rate", "backbone_learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps",
-    "num_train_epochs", "max_steps", "optim", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm",
-    "label_smoothing_factor", "modality_dropout", "train_noise", "early_stopping_patience",
-    "load_best_model_at_end", "metric_for_best_model", "bf16", "fp16", "seed",
+    "learning_rate", "backbone_learning_rate", "modality_learning_rates", "per_device_train_batch_size",
+    "gradient_accumulation_steps", "num_train_epochs", "max_steps", "optim", "modality_optimizers", "lr_scheduler_type",
+    "warmup_steps", "weight_decay", "max_grad_norm", "label_smoothing_factor", "modality_dropout", "train_noise",
+    "gradient_modulation", "modulation_mode", "modulation_eta", "modulation_measure_steps", "modulation_update_steps",
+    "contribution_variant", "contribution_temperature", "performance_smoothing", "potential_window", "potential_lambda",
+    "ogm_alpha", "ogm_noise", "early_stopping_patience", "load_best_model_at_end", "metric_for_best_model", "bf16", "fp16",
+    "seed",
 )  # fmt: skip
 _ALWAYS = ("learning_rate", "per_device_train_batch_size", "seed")
 _TIMING = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")

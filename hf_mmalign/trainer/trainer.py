@@ -15,6 +15,8 @@ from ..perturbation.noisy_data import noisy_dataset
 from .arguments import MultimodalTrainingArguments
 from .callbacks import LateEvaluation, NoiseDraw, ResumableEarlyStopping, TrainingClock
 from .checkpoints import CheckpointError, check_tensors, check_whole, clear_write_errors, last_whole_checkpoint
+from .modality_optimizers import has_own_settings, rates_of, split_optimizer
+from .modulation import Modulation
 from .random_state import unchanged_random_state
 from .told import scores_of_these_weights, shaping_arguments
 
@@ -28,7 +30,11 @@ class MultimodalTrainer(Trainer):
       is on all micro-batches of the first optimisation step on all processes.
     - Each component of `outputs.losses` is logged as `loss_<name>`, its mean over the logging interval and all
       processes, unweighted; in evaluation as `<prefix>_loss_<name>`.
-    - `backbone_learning_rate` gives the pretrained encoder a learning rate of its own, logged under that name.
+    - `backbone_learning_rate` gives the pretrained encoder a learning rate of its own, logged under that name;
+      `modality_learning_rates` those of single modalities, logged as `learning_rate_<modality>`, and
+      `modality_optimizers` optimizers of their own.
+    - `gradient_modulation` scales the modalities' gradients, or learning rates, by what they contribute (see
+      [`~trainer.modulation.Modulation`]), and logs it as `phi_<modality>`, `coefficient_<modality>`, ….
     - Without a `processing_class`, it is the processor of a [`MultimodalCollator`], and saved with the model as such.
     - `modality_dropout` takes modalities from training samples (see [`~perturbation.modality_dropout.ModalityDropout`]).
     - `train_noise` puts noise on the raw inputs of training samples (see [`~perturbation.noisy_data.NoisyDataset`]).
@@ -54,11 +60,11 @@ class MultimodalTrainer(Trainer):
                 config.use_cache = use_cache
         if self.processing_class is None and isinstance(self.data_collator, MultimodalCollator):
             self.processing_class = self.callback_handler.processing_class = self.data_collator.processor
-        if self._backbone_learning_rate is not None and self.optimizer is not None:
-            raise ValueError(
-                "backbone_learning_rate has no effect on an optimizer made elsewhere; give that optimizer a parameter "
-                "group of its own for the backbone."
-            )
+        self._check_own_settings()
+        self.modulation: Modulation | None = None
+        if getattr(args, "gradient_modulation", "none") != "none":
+            self.modulation = Modulation(args, lambda: self.multimodal_model, self.accelerator)
+            self.add_callback(self.modulation)
         self.add_callback(TrainingClock())
         if getattr(args, "early_stopping_patience", None) is not None:
             self.add_callback(ResumableEarlyStopping(early_stopping_patience=args.early_stopping_patience))
@@ -67,7 +73,8 @@ class MultimodalTrainer(Trainer):
         self._train_counts: dict[str, int] = {}
         self._eval_sums: dict[str, torch.Tensor] = {}
         self._eval_counts: dict[str, int] = {}
-        self._used_backbone_rate: float | None = None
+        self._parameter_with_rate: dict[str, nn.Parameter] = {}
+        self._used_rates: dict[str, float] = {}
 
     @property
     def multimodal_model(self) -> nn.Module:
@@ -75,36 +82,36 @@ class MultimodalTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
-    @property
-    def _backbone_learning_rate(self) -> float | None:
-        return getattr(self.args, "backbone_learning_rate", None)
+    def _check_own_settings(self) -> None:
+        by_modality = [
+            name for name in ("modality_learning_rates", "modality_optimizers") if getattr(self.args, name, None)
+        ]
+        for argument in by_modality:
+            if not isinstance(self.multimodal_model, MultimodalModelMixin):
+                raise ValueError(
+                    f"{argument} needs a model with modalities; {type(self.multimodal_model).__name__} has none."
+                )
+            for modality in getattr(self.args, argument):
+                self.multimodal_model.check_modality(modality)
+        if by_modality and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            raise ValueError(f"{by_modality[0]} has no effect on parameters that DeepSpeed or FSDP has flattened.")
+        if getattr(self.args, "backbone_learning_rate", None) is not None:
+            by_modality.append("backbone_learning_rate")
+        if by_modality and self.optimizer is not None:
+            raise ValueError(
+                f"{by_modality[-1]} has no effect on an optimizer made elsewhere; give that optimizer a parameter group of "
+                "its own for what it is about."
+            )
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """Stock parameter groups; with `backbone_learning_rate`, each is split in two, those of the backbone last."""
-        split = self._backbone_learning_rate is not None and self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if split:
-            self._split_off_backbone(optimizer)
-        return optimizer
-
-    def _split_off_backbone(self, optimizer: torch.optim.Optimizer) -> None:
-        model = self.multimodal_model
-        modules = getattr(model, "modules_outside_backbone", [])
-        outside = {parameter for name in modules for parameter in model.get_submodule(name).parameters()}
-        backbone = []
-        for group in optimizer.param_groups:
-            inside = [parameter for parameter in group["params"] if parameter not in outside]
-            group["params"] = [parameter for parameter in group["params"] if parameter in outside]
-            if inside:
-                backbone.append({**group, "params": inside, "lr": self._backbone_learning_rate})
-        if not backbone or not modules:
-            raise ValueError(
-                f"backbone_learning_rate is {self._backbone_learning_rate}, but {type(model).__name__} trains no backbone, "
-                f"that is no parameter outside its modules {modules}: it has no pretrained encoder, or a frozen one."
+        """Stock parameter groups, split where backbone or modalities have rates or optimizers of their own."""
+        new = self.optimizer is None
+        super().create_optimizer(model)
+        if new and isinstance(self.args, MultimodalTrainingArguments) and has_own_settings(self.args):
+            self.optimizer, self._parameter_with_rate = split_optimizer(
+                self.optimizer, self.multimodal_model, self.args
             )
-        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
-        for group in backbone:
-            optimizer.add_param_group(group)
+        return self.optimizer
 
     @property
     def training_seconds(self) -> float:
@@ -148,6 +155,8 @@ class MultimodalTrainer(Trainer):
             self.train_dataset = clean
 
     def _save_checkpoint(self, *positional, **keywords):
+        if self.modulation is not None:
+            self.modulation.join_processes()
         with clear_write_errors(f"{self.args.output_dir}/checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(*positional, **keywords)
 
@@ -236,17 +245,21 @@ class MultimodalTrainer(Trainer):
             model.problem_type_of(batch_samples[0]["labels"])
         if isinstance(model, MultimodalModelMixin) and model.needs_calibration:
             model.calibrate(self._prepare_inputs(batch) for batch in batch_samples)
-        if self._backbone_learning_rate is not None:
-            # The rate of the step to come: when that is logged, the scheduler has moved on.
-            self._used_backbone_rate = float(self.optimizer.param_groups[-1]["lr"])
+        # The rates of the step to come: when that is logged, the scheduler has moved on.
+        self._used_rates = dict(rates_of(self.optimizer, self._parameter_with_rate))
         return batch_samples, num_items_in_batch
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        p, base = getattr(self.args, "modality_dropout", 0.0), self.multimodal_model
-        if p == 0 or not isinstance(base, MultimodalModelMixin):
-            return super().training_step(model, inputs, num_items_in_batch)
-        with perturbed(base, ModalityDropout(p)):
-            return super().training_step(model, inputs, num_items_in_batch)
+        base, hooks = self.multimodal_model, []
+        if getattr(self.args, "modality_dropout", 0.0) > 0 and isinstance(base, MultimodalModelMixin):
+            hooks.append(ModalityDropout(self.args.modality_dropout))
+        if self.modulation is not None:
+            hooks.append(self.modulation.hook)
+        with perturbed(base, *hooks):
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.modulation is not None and self.accelerator.sync_gradients:
+            self.modulation.add_noise(self.state.global_step)
+        return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         own_task_loss = self.label_smoother is not None or self.compute_loss_func is not None
@@ -258,6 +271,8 @@ class MultimodalTrainer(Trainer):
             )
         if isinstance(outputs, dict) and outputs.get("losses"):
             self._count_components(outputs["losses"], outputs["logits"].shape[0], training=model.training)
+            if self.modulation is not None and model.training:
+                self.modulation.observe(inputs, outputs)
         return (loss, outputs) if return_outputs else loss
 
     def _loss_with_own_task(self, model, inputs, num_items_in_batch):
@@ -295,8 +310,9 @@ class MultimodalTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:  # the training log; evaluation logs "eval_loss"
             logs |= self._mean_components(self._train_sums, self._train_counts, "")
-        if "learning_rate" in logs and self._backbone_learning_rate is not None:
-            logs["backbone_learning_rate"] = self._used_backbone_rate
+            logs |= self.modulation.logs() if self.modulation is not None else {}
+        if "learning_rate" in logs:
+            logs |= self._used_rates
         super().log(logs, start_time)
 
     def evaluation_loop(self, dataloader, description, *positional, metric_key_prefix="eval", **keywords):

@@ -183,11 +183,9 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
             feature_mask=feature_mask,
             pixel_values=pixel_values,
         )
-        masks = {name: embedding.mask & embedding.present.unsqueeze(1) for name, embedding in embeddings.items()}
-        decoupled = self._decouple(embeddings, masks)
         with_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         states: list[list[Tensor]] | None = [] if with_states else None
-        fused = torch.cat([*self._attend_across(decoupled.unique, masks, states), *decoupled.pooled_common], dim=1)
+        decoupled, fused = self._fuse(embeddings, states)
         logits = self.classifier(dropout(fused, self.config.classifier_dropout, self.training))
 
         loss, losses = None, None
@@ -206,6 +204,18 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
             hidden_states=tuple(torch.cat(layer, dim=1) for layer in zip(*states, strict=True)) if states else None,
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def logits_of_embeddings(self, embeddings, inputs):
+        return self.classifier(dropout(self._fuse(embeddings)[1], self.config.classifier_dropout, self.training))
+
+    def _fuse(
+        self, embeddings: dict[str, ModalityEmbedding], states: list[list[Tensor]] | None = None
+    ) -> tuple[DecoupledModalities, Tensor]:
+        """Decoupled features, and what enters the head: `(B, 2·M·d)` of the attended unique and the common ones."""
+        masks = {name: embedding.mask & embedding.present.unsqueeze(1) for name, embedding in embeddings.items()}
+        decoupled = self._decouple(embeddings, masks)
+        attended = self._attend_across(decoupled.unique, masks, states)
+        return decoupled, torch.cat([*attended, *decoupled.pooled_common], dim=1)
 
     def embed_modalities(
         self,
@@ -327,6 +337,10 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
         self.check_modality(name)
         own = chain(self.projections[name].parameters(), self.unique_encoders[name].parameters())
         return chain(self.text_model.parameters(), own) if self.config.is_native(name) else own
+
+    def embedding_parameters(self, name: str) -> Iterator[nn.Parameter]:
+        behind = set(self.unique_encoders[name].parameters())
+        return (parameter for parameter in self.modality_parameters(name) if parameter not in behind)
 
     @property
     def modules_outside_backbone(self) -> list[str]:

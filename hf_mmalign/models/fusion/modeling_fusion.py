@@ -29,6 +29,7 @@ class FusionForSequenceClassification(ModalityEncodersMixin, PreTrainedModel):
     base_model_prefix = "fusion"
     supports_gradient_checkpointing = True  # of the encoders that do
     _supports_sdpa = True
+    predicts_from_features = True
 
     def __init__(self, config: FusionConfig):
         super().__init__(config)
@@ -128,6 +129,9 @@ class FusionForSequenceClassification(ModalityEncodersMixin, PreTrainedModel):
             hidden_states=hidden if with_states else None,
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def logits_of_embeddings(self, embeddings, inputs):
+        return self.logits_from(self.vectors_of(embeddings))
 
     def logits_from(self, vectors: dict[str, Tensor]) -> Tensor:
         """What the fusion head decides from the modalities' vectors alone, as `output_modality_features` returns them.

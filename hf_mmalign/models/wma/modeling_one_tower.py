@@ -110,6 +110,9 @@ class OneTowerModelMixin(MultimodalModelMixin):
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
+    def logits_of_embeddings(self, embeddings, inputs):
+        return self.classifier(self._pool(self.encode(embeddings)[0].last_hidden_state))
+
     def embed_modalities(
         self,
         input_ids=None,
