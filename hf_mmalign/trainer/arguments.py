@@ -67,8 +67,8 @@ class MultimodalTrainingArguments(TrainingArguments):
     modulation_mode: ModulationMode = field(
         default="gradient",
         metadata={
-            "help": "What is scaled: gradient, for optimizers such as sgd, or lr, the learning rate of the same parameters, "
-            "for those such as Adam that divide a gradient by its own size."
+            "help": "What is scaled: gradient, for optimizers such as sgd, or lr, the learning rate of the same "
+            "parameters, for those such as Adam that divide a gradient by its own size."
         },
     )
     modulation_eta: float = field(
@@ -202,14 +202,14 @@ class MultimodalTrainingArguments(TrainingArguments):
             name = wanted.get("optim") if isinstance(wanted, Mapping) else wanted
             if name not in optimizers:
                 raise ValueError(
-                    f"modality_optimizers[{modality!r}] is {wanted!r}; expected a name that `optim` takes, or a mapping with "
-                    f"one under `optim`, among {optimizers}."
+                    f"modality_optimizers[{modality!r}] is {wanted!r}; expected a name that `optim` takes, or a "
+                    f"mapping with one under `optim`, among {optimizers}."
                 )
             shared = {"lr", "weight_decay", "params"} & set(wanted if isinstance(wanted, Mapping) else ())
             if shared:
                 raise ValueError(
-                    f"modality_optimizers[{modality!r}] has {sorted(shared)}; rates are set by modality_learning_rates, and "
-                    "weight_decay is the same for all."
+                    f"modality_optimizers[{modality!r}] has {sorted(shared)}; rates are set by modality_learning_rates, "
+                    "and weight_decay is the same for all."
                 )
 
     def _check_early_stopping(self, patience: int) -> None:

@@ -225,8 +225,8 @@ class Modulation(TrainerCallback, ExportableState):
         self._tell_model()
         if self._once_an_epoch and not has_length(train_dataloader):
             raise ValueError(
-                "gradient_modulation updates its coefficients once an epoch, whose end is not known where the training data "
-                "have no length; give modulation_update_steps."
+                "gradient_modulation updates its coefficients once an epoch, whose end is not known where the training "
+                "data have no length; give modulation_update_steps."
             )
         if args.modulation_mode == "gradient":
             _warn_of_normalised_gradients(optimizer, self._owners)
@@ -398,8 +398,8 @@ def _check_groups(optimizer: torch.optim.Optimizer, owners: dict[nn.Parameter, i
     for group in optimizer.param_groups:
         if len({owners.get(parameter) for parameter in group["params"]}) > 1:
             raise ValueError(
-                "modulation_mode is `lr`, and a parameter group of the optimizer mixes a modality's parameters with others; "
-                "an optimizer made elsewhere needs a group for each modality's `embedding_parameters`."
+                "modulation_mode is `lr`, and a parameter group of the optimizer mixes a modality's parameters with "
+                "others; an optimizer made elsewhere needs a group for each modality's `embedding_parameters`."
             )
 
 

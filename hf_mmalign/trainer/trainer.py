@@ -88,9 +88,7 @@ class MultimodalTrainer(Trainer):
         ]
         for argument in by_modality:
             if not isinstance(self.multimodal_model, MultimodalModelMixin):
-                raise ValueError(
-                    f"{argument} needs a model with modalities; {type(self.multimodal_model).__name__} has none."
-                )
+                raise ValueError(f"{argument} needs a MultimodalModelMixin; {type(self.model).__name__} is none.")
             for modality in getattr(self.args, argument):
                 self.multimodal_model.check_modality(modality)
         if by_modality and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
