@@ -13,22 +13,33 @@ from safetensors.torch import save_file
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from hf_mmalign import BertWmaConfig, BertWmaForSequenceClassification, MultimodalTrainer, MultimodalTrainingArguments
+from hf_mmalign import (
+    BertWmaConfig,
+    BertWmaForSequenceClassification,
+    FusionConfig,
+    FusionForSequenceClassification,
+    MultimodalTrainer,
+    MultimodalTrainingArguments,
+)
 from tests.tiny import BACKBONE, TOKENS, feature_batch, rows_of, text_batch
 
 WIDTHS = {"vision": 5, "audio": 3}
 
 
 class Samples(Dataset):
-    """Random sequences of ragged length, some without audio."""
+    """Random sequences of ragged length, some without audio; with `text=False` the features only."""
 
-    def __init__(self, size: int = 16):
+    def __init__(self, size: int = 16, text: bool = True):
         generator = torch.Generator().manual_seed(3)
         draw = lambda low, high: torch.randint(low, high, (size,), generator=generator).tolist()  # noqa: E731
         audio = [length if index % 5 else 0 for index, length in enumerate(draw(1, 5))]
         self.batch = text_batch(draw(3, 8), generator)
         self.batch |= feature_batch({"vision": draw(1, 6), "audio": audio}, WIDTHS, generator)
         self.batch["labels"] = torch.tensor(draw(0, 2))
+        if not text:
+            self.batch = {
+                key: value for key, value in self.batch.items() if key in ("features", "feature_mask", "labels")
+            }
 
     def __len__(self) -> int:
         return len(self.batch["labels"])
@@ -65,6 +76,11 @@ def build_model(**fields) -> BertWmaForSequenceClassification:
     return BertWmaForSequenceClassification(BertWmaConfig(**config))
 
 
+def build_fusion(**fields) -> FusionForSequenceClassification:
+    torch.manual_seed(0)
+    return FusionForSequenceClassification(FusionConfig(**{"feature_sizes": WIDTHS, "hidden_size": 8} | fields))
+
+
 def build_trainer(output_dir, model=None, trainer_keywords=None, **arguments) -> MultimodalTrainer:
     defaults = {
         "per_device_train_batch_size": 4,
@@ -79,9 +95,9 @@ def build_trainer(output_dir, model=None, trainer_keywords=None, **arguments) ->
         "seed": 1,
         "max_grad_norm": 0.0,
     }
-    data = Samples()
-    keywords = {"train_dataset": data, "eval_dataset": data, "data_collator": collate} | (trainer_keywords or {})
     model = build_model() if model is None else model
+    data = Samples(text="text" in model.config.modalities)
+    keywords = {"train_dataset": data, "eval_dataset": data, "data_collator": collate} | (trainer_keywords or {})
     return MultimodalTrainer(model, MultimodalTrainingArguments(str(output_dir), **defaults | arguments), **keywords)
 
 
@@ -94,10 +110,12 @@ def main() -> None:
     parser.add_argument("output_dir")
     parser.add_argument("--arguments", type=json.loads, default={})
     parser.add_argument("--fields", type=json.loads, default={})
+    parser.add_argument("--model", choices=["bert", "fusion"], default="bert")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--kill-at", type=int)
     args = parser.parse_args()
-    trainer = build_trainer(args.output_dir, build_model(**args.fields), **args.arguments)
+    build = {"bert": build_model, "fusion": build_fusion}[args.model]
+    trainer = build_trainer(args.output_dir, build(**args.fields), **args.arguments)
     if args.kill_at:
         trainer.add_callback(KillAt(args.kill_at))
     trainer.train(resume_from_checkpoint=args.resume or None)
