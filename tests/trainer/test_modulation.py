@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hf_mmalign import MultimodalTrainingArguments
+from hf_mmalign import MultimodalTrainer, MultimodalTrainingArguments
 from hf_mmalign.losses.contribution import log_likelihood
 from hf_mmalign.perturbation.modalities import MissingModality, perturbed
 from hf_mmalign.trainer.modulation import ContributionGuided, OnTheFly
@@ -148,8 +148,8 @@ def test_two_processes_equal_one_with_the_double_batch(tmp_path, strategy):
     log = [entry for entry in json.loads((tmp_path / "two" / "log.json").read_text()) if "loss" in entry]
     assert log[-1]["coefficient_audio"] != log[0]["coefficient_audio"]
     for one, other in zip(log, train_log(single), strict=True):
-        for name in ("coefficient_audio", "performance_vision"):
-            assert one.get(name) == pytest.approx(other.get(name), rel=1e-4)
+        names = [name for name in one if name.endswith(("_audio", "_vision"))]
+        assert {name: one[name] for name in names} == pytest.approx({name: other[name] for name in names}, rel=1e-4)
     # What both processes had measured when the checkpoint in the middle of an epoch was written.
     saved = [
         json.loads((tmp_path / name / "checkpoint-2" / "trainer_state.json").read_text())["stateful_callbacks"]
@@ -173,7 +173,7 @@ def test_resumed_equals_uninterrupted_inside_an_epoch_and_at_its_end(tmp_path, s
     settings = EVERY_STEP | MOVING | {"gradient_modulation": strategy, "modulation_mode": mode, "max_steps": 10}
     settings |= {"optim": "sgd" if mode == "gradient" else "adamw_torch", "learning_rate": 0.02}
     whole = trained(tmp_path / "whole", build_fusion(), **settings)
-    assert len({entry["coefficient_audio"] for entry in train_log(whole)}) >= (3 if strategy != "ogm" else 8)
+    assert len({entry["coefficient_audio"] for entry in train_log(whole)}) >= (2 if strategy != "ogm" else 5)
     for checkpoint in (4, 6):  # of four steps an epoch
         resumed = build_trainer(tmp_path / "resumed", build_fusion(), **settings)
         resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{checkpoint}"))
@@ -311,8 +311,9 @@ def test_what_cannot_be_modulated_is_refused(tmp_path):
         ValueError, match="no modality of this FusionForSequenceClassification has parameters of its own"
     ):
         build_trainer(tmp_path, build_fusion(encoder="none"), **CAL)
+    arguments = MultimodalTrainingArguments(str(tmp_path), use_cpu=True, **CAL)
     with pytest.raises(ValueError, match="Linear is none"):
-        build_trainer(tmp_path, torch.nn.Linear(2, 2), {"train_dataset": None, "eval_dataset": None}, **CAL)
+        MultimodalTrainer(torch.nn.Linear(2, 2), arguments)
 
 
 @pytest.mark.parametrize(
