@@ -55,24 +55,22 @@ def one_step(tmp_path, family: str, **arguments) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("mode", "optim"), [("gradient", "sgd"), ("lr", "sgd"), ("lr", "adamw_torch")])
 def test_what_lies_in_front_of_the_hook_is_scaled_and_nothing_else(tmp_path, monkeypatch, family, mode, optim):
-    first = lambda self: [0.5, 0.2, 0.3][: len(self.modalities)]  # noqa: E731
+    first = lambda self: [0.5, 0.2, 0.3, 0.1, 0.4][: len(self.modalities)]  # noqa: E731
     monkeypatch.setattr(ContributionGuided, "first_coefficients", first)
     settings = {"optim": optim, "learning_rate": 1e-2, "max_grad_norm": 0.0}
     plain = one_step(tmp_path, family, **settings)
     found = one_step(tmp_path, family, **settings, gradient_modulation="cal", modulation_mode=mode, modulation_eta=2.0)
     model = build(family)[0]
-    factors = dict(zip(model.config.modalities, [2.0, 1.4, 1.6], strict=False))
+    factors = dict(zip(model.config.modalities, [2.0, 1.4, 1.6, 1.2, 1.8], strict=False))
     names = {parameter: name for name, parameter in model.named_parameters()}
     scaled = {names[p]: factors[name] for name in factors for p in model.embedding_parameters(name)}
     assert len(set(scaled.values())) == len(factors)
     # ViLT's modality types stand in front of the hook for all modalities together.
     shared = {"vilt.embeddings.token_type_embeddings.weight"} if mode == "gradient" else set()
     for name, change in plain.items():
+        expected = change * scaled[name] if name in scaled else change
         if name not in shared:
-            expected = change * scaled.get(name, 1.0)
-            torch.testing.assert_close(
-                found[name], expected, atol=2e-6, rtol=2e-3, msg=lambda t, n=name: n + t, equal_nan=True
-            )
+            assert_same_weights({name: found[name]}, {name: expected}, atol=2e-6, rtol=2e-3)
     assert any(change.abs().max() > 1e-4 for name, change in plain.items() if name in scaled)
 
 
@@ -116,6 +114,19 @@ def test_contributions_are_those_of_the_model_with_a_modality_missing(tmp_path):
         worth = torch.tensor([entry[f"contribution_{name}"] for name in names])
         coefficients = [entry[f"coefficient_{name}"] for name in names]
         assert coefficients == pytest.approx((4 * worth).softmax(0).tolist(), abs=1e-6)
+
+
+def test_a_modality_with_a_head_of_its_own_performs_as_that_says(tmp_path):
+    model = build_fusion(unimodal_heads=True, dropout=0.0)
+    data = Samples(text=False)
+    batch = collate([data[index] for index in range(16)])
+    with torch.no_grad():
+        logits = model(**batch).unimodal_logits
+    trainer = trained(tmp_path, model, **SGD, **CAL, max_steps=1, per_device_train_batch_size=16)
+    for name in model.config.modalities:
+        has = batch["feature_mask"][name].any(1)
+        right = (logits[name].argmax(1) == batch["labels"])[has].float().mean().item()
+        assert train_log(trainer)[0][f"performance_{name}"] == pytest.approx(right)
 
 
 @pytest.mark.parametrize("strategy", ["cal", "ogm"])
