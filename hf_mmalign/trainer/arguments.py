@@ -194,8 +194,16 @@ class MultimodalTrainingArguments(TrainingArguments):
             )
 
     def _check_modalities(self) -> None:
+        # YAML reads 1e-3, without a point, as text.
+        if isinstance(self.modality_learning_rates, dict):
+            self.modality_learning_rates = {name: _number(rate) for name, rate in self.modality_learning_rates.items()}
+        if isinstance(self.modality_optimizers, dict):
+            self.modality_optimizers = {
+                name: {key: _number(value) for key, value in wanted.items()} if isinstance(wanted, Mapping) else wanted
+                for name, wanted in self.modality_optimizers.items()
+            }
         for modality, rate in _mapping(self, "modality_learning_rates").items():
-            if not isinstance(rate, int | float) or isinstance(rate, bool) or rate < 0:
+            if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < float("inf"):
                 raise ValueError(f"modality_learning_rates[{modality!r}] is {rate!r}; a learning rate is at least 0.")
         optimizers = [name.value for name in OptimizerNames]
         for modality, wanted in _mapping(self, "modality_optimizers").items():
@@ -229,3 +237,10 @@ def _mapping(arguments: MultimodalTrainingArguments, name: str) -> dict[str, Any
     if not isinstance(value, dict):
         raise ValueError(f"{name} is {value!r}; expected a mapping from modalities.")
     return value
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

@@ -1,6 +1,7 @@
 """The command, end to end on the embedded data."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,27 @@ def test_every_smoke_recipe_runs(path, tmp_path):
     assert main(["train", str(path), "--output_dir", str(tmp_path), *SMALL]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results) == {"primary_metric", "train", "validation", "test"}
+
+
+def test_contributions_are_logged_and_a_run_goes_on_with_them(tmp_path):
+    recipe = str(ROOT / "recipes/cal/smoke.yaml")
+    short = ["--robustness", "false", "--modulation_update_steps", "1", "--save_total_limit", "5"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert main(["train", recipe, "--output_dir", str(whole), *SMALL, *short]) == 0
+    log = json.loads((whole / "trainer_state.json").read_text())["log_history"]
+    entry = [entry for entry in log if "loss" in entry][-1]
+    names = ("phi", "performance", "potential", "contribution", "coefficient")
+    assert {f"{name}_{modality}" for name in names for modality in ("top", "bottom", "zones")} <= entry.keys()
+    assert sum(entry[f"coefficient_{modality}"] for modality in ("top", "bottom", "zones")) == pytest.approx(1)
+    assert entry["learning_rate_zones"] == pytest.approx(1e-2 * entry["learning_rate"])
+    assert "gradient_modulation" in (whole / "README.md").read_text()
+    # A run killed after its first epoch.
+    shutil.copytree(whole / "checkpoint-2", stopped / "checkpoint-2")
+    again = ["--resume_from_checkpoint", "true"]
+    assert main(["train", recipe, "--output_dir", str(stopped), *SMALL, *short, *again]) == 0
+    resumed = json.loads((stopped / "trainer_state.json").read_text())["log_history"]
+    found = [{key: e[key] for key in entry} for e in resumed if "loss" in e][-1]
+    assert found == pytest.approx(entry, rel=1e-4)
 
 
 def test_regression_on_another_target(tmp_path):

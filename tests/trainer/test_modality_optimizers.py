@@ -133,12 +133,22 @@ def test_arguments_as_json_text(tmp_path):
     assert args.modality_optimizers == {"audio": {"optim": "sgd", "momentum": 0.9}}
 
 
+def test_numbers_that_yaml_reads_as_text(tmp_path):
+    optimizers = {"audio": {"optim": "adamw_torch", "eps": "1e-6"}, "vision": "sgd"}
+    args = MultimodalTrainingArguments(
+        str(tmp_path), modality_learning_rates={"audio": "1e-3"}, modality_optimizers=optimizers
+    )
+    assert args.modality_learning_rates == {"audio": 1e-3}
+    assert args.modality_optimizers == {"audio": {"optim": "adamw_torch", "eps": 1e-6}, "vision": "sgd"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"modality_learning_rates": {"audio": -1.0}}, r"modality_learning_rates\['audio'\] is -1.0"),
         ({"modality_learning_rates": {"audio": "fast"}}, r"modality_learning_rates\['audio'\] is 'fast'"),
         ({"modality_learning_rates": {"audio": float("nan")}}, r"modality_learning_rates\['audio'\] is nan"),
+        ({"modality_learning_rates": {"audio": "nan"}}, r"modality_learning_rates\['audio'\] is nan"),
         ({"modality_learning_rates": "audio"}, "expected a mapping from modalities"),
         ({"modality_optimizers": {"audio": "adamm"}}, r"modality_optimizers\['audio'\] is 'adamm'"),
         ({"modality_optimizers": {"audio": {"momentum": 0.9}}}, "or a mapping with one under `optim`"),
