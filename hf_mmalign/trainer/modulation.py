@@ -158,7 +158,7 @@ class Modulation(TrainerCallback, ExportableState):
         accelerator (`Accelerator`): The Trainer's.
 
     Raises:
-        ValueError: If the model is none of this package's kind, has one modality or none that trains.
+        ValueError: If the model is none of this package's kind, generates texts, has one modality or none that trains.
     """
 
     def __init__(
@@ -166,6 +166,10 @@ class Modulation(TrainerCallback, ExportableState):
     ):
         if not isinstance(model(), MultimodalModelMixin):
             raise ValueError(f"gradient_modulation needs a MultimodalModelMixin; {type(model()).__name__} is none.")
+        if model().config.generates:
+            raise ValueError(
+                f"gradient_modulation measures predictions of classes and numbers; {type(model()).__name__} generates texts."
+            )
         if args.n_gpu > 1:
             raise ValueError(
                 f"gradient_modulation needs a process for each of the {args.n_gpu} GPUs: start with torchrun or accelerate."

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hf_mmalign import MultimodalTrainer, MultimodalTrainingArguments
+from hf_mmalign import FusionConfig, MultimodalTrainer, MultimodalTrainingArguments
 from hf_mmalign.losses.contribution import log_likelihood
 from hf_mmalign.perturbation.modalities import MissingModality, perturbed
 from hf_mmalign.trainer.modulation import ContributionGuided, OnTheFly
@@ -315,7 +315,7 @@ def test_the_scheduler_goes_on_from_rates_without_the_factor(tmp_path):
     assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.0}
 
 
-def test_what_cannot_be_modulated_is_refused(tmp_path):
+def test_what_cannot_be_modulated_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"balances modalities, and this model has \['vision'\] only"):
         build_trainer(tmp_path, build_fusion(feature_sizes={"vision": 5}), **CAL)
     with pytest.raises(
@@ -325,6 +325,9 @@ def test_what_cannot_be_modulated_is_refused(tmp_path):
     arguments = MultimodalTrainingArguments(str(tmp_path), use_cpu=True, **CAL)
     with pytest.raises(ValueError, match="Linear is none"):
         MultimodalTrainer(torch.nn.Linear(2, 2), arguments)
+    monkeypatch.setattr(FusionConfig, "generates", True)
+    with pytest.raises(ValueError, match="FusionForSequenceClassification generates texts"):
+        build_trainer(tmp_path, build_fusion(), **CAL)
 
 
 @pytest.mark.parametrize(
