@@ -168,7 +168,8 @@ class Modulation(TrainerCallback, ExportableState):
             raise ValueError(f"gradient_modulation needs a MultimodalModelMixin; {type(model()).__name__} is none.")
         if model().config.generates:
             raise ValueError(
-                f"gradient_modulation measures predictions of classes and numbers; {type(model()).__name__} generates texts."
+                f"gradient_modulation measures how well classes and numbers are predicted; {type(model()).__name__} "
+                "generates texts."
             )
         if args.n_gpu > 1:
             raise ValueError(
