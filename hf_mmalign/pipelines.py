@@ -29,7 +29,8 @@ class MultimodalClassificationPipeline(Pipeline):
     [{'label': 'positive', 'score': 0.93}]
 
     A sample is a dict from modalities to values: a string for `text`; a path, a URL, a PIL image or an array for `image`;
-    an array (T, D), or a vector (D,) as one step, for feature sequences. A missing key, or None, is a missing modality.
+    an array (T, D), or a vector (D,) as one step, for feature sequences; for raw sound a path, bytes, an array (S,) at the
+    model's own rate, or `{"array": …, "sampling_rate": …}`. A missing key, or None, is a missing modality.
     """
 
     # Ours is no ProcessorMixin, which transformers insists on where it loads one itself.

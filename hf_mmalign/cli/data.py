@@ -185,6 +185,9 @@ def _modality(entry: dict[str, Any]) -> str:
     if entry["kind"] == "image":
         modes = ", ".join(f"{count} {mode}" for mode, count in entry["mode"].items()) or "none"
         parts = [f"height {_range(entry['height'])}", f"width {_range(entry['width'])}", f"pictures: {modes}"]
+    elif entry["kind"] == "audio":
+        rates = ", ".join(f"{count} at {rate} Hz" for rate, count in entry["sampling_rate"].items()) or "none"
+        parts = [f"seconds {_range(entry['seconds'])}", f"sounds: {rates}"]
     elif entry["kind"] == "text":
         parts = [f"words {_range(entry['length'])}", f"{entry['distinct']} distinct", *_tokens(entry)]
     else:

@@ -79,7 +79,25 @@ def read_audio(source: str | Path | bytes, sampling_rate: int, **place: Any) -> 
         raise DataError(f"the sound cannot be read: {error}", **place) from error
     if not len(samples):
         raise DataError("the sound has no samples", **place)
-    if found != sampling_rate:
-        divisor = math.gcd(found, sampling_rate)
-        samples = resample_poly(samples, sampling_rate // divisor, found // divisor)
+    return resampled(samples, found, sampling_rate)
+
+
+def resampled(samples: np.ndarray, found: int, wanted: int) -> np.ndarray:
+    """(S,) samples at the rate `wanted` instead of `found`, by a polyphase filter, in float32."""
+    if found != wanted:
+        divisor = math.gcd(found, wanted)
+        samples = resample_poly(samples, wanted // divisor, found // divisor)
     return samples.astype(np.float32, copy=False)
+
+
+def check_audio(source: str | Path | bytes, **place: Any) -> tuple[float, int]:
+    """Seconds and sampling rate of a sound file, or its content, by its header. Raises DataError as :func:`read_audio`."""
+    import soundfile
+
+    try:
+        info = soundfile.info(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+    except (soundfile.SoundFileError, OSError) as error:
+        raise DataError(f"the sound cannot be read: {error}", **place) from error
+    if not 0 < info.frames * info.channels <= _MOST_SAMPLES:
+        raise DataError(f"a sound of 1 to {_MOST_SAMPLES} samples is expected, not {info.frames}", **place)
+    return info.frames / info.samplerate, info.samplerate

@@ -24,7 +24,7 @@ class MultimodalCollator:
     Args:
         processor (`MultimodalProcessor`): Makes the tensors. It is told the widths of the feature sequences.
         modalities (`Mapping[str, str | int]`): The columns to use, each with its kind, as :func:`modalities_of` says:
-            `"text"`, `"image"`, or the feature width D.
+            `"text"`, `"image"`, `"audio"`, or the feature width D.
         problem_type (`str`): `single_label_classification`, `multi_label_classification` or `regression`.
         num_labels (`int`): Number of classes; for `multi_label_classification` the width of the label vector.
 
@@ -43,8 +43,8 @@ class MultimodalCollator:
             raise ValueError(f"problem_type must be one of {PROBLEM_TYPES}, not {problem_type!r}")
         if not isinstance(modalities, Mapping) or not modalities:
             raise TypeError(
-                "modalities must map at least one column to 'text', 'image' or its feature width, as modalities_of() "
-                f"does; got {modalities!r}"
+                "modalities must map at least one column to 'text', 'image', 'audio' or its feature width, as "
+                f"modalities_of() does; got {modalities!r}"
             )
         # Who has the processor later, in the folder of a trained model say, need not know the widths.
         processor.learn_feature_sizes({name: kind for name, kind in modalities.items() if isinstance(kind, int)})
@@ -89,15 +89,19 @@ class MultimodalCollator:
                 )
                 raise DataError(f"{message}; a Trainer must have remove_unused_columns=False", row=index)
         inputs: dict[str, Any] = {}
-        features = {}
+        features, others = {}, {}
         for name, kind in self.modalities.items():
             values = [row.get(name) for row in rows]
             if kind == "text":
                 inputs["text"] = values
-            elif kind == "image":
+            elif kind == "image" and name == "image":
                 inputs["images"] = values
+            elif isinstance(kind, str):
+                others[name] = values
             else:
                 features[name] = [_sequence(value, kind) for value in values]
+        if others:
+            inputs["modality_inputs"] = others
         if features:
             inputs["features"] = features
         try:

@@ -4,12 +4,14 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
+from .audio import check_audio
 from .errors import DataError
 from .pictures import opened_picture
 from .schema import label_names_of, modalities_of, problem_type_of
-from .validation import column_batches, feature_chunks, flat_labels, image_sources
+from .validation import column_batches, feature_chunks, file_sources, flat_labels, image_sources
 
 if TYPE_CHECKING:  # a look at a data set without texts needs no transformers
     from transformers import PreTrainedTokenizerBase
@@ -30,7 +32,8 @@ def inspect_dataset(
         A JSON-ready dict: `problem_type`, `modalities` (kinds), and for each split `rows`, `modalities` and `label`.
         A feature sequence has `width`, `missing`, `length` (steps), `value` (its numbers, without NaN and Inf) and
         `nonfinite` (their count); a text has `missing`, `length` (words) and `distinct`; an image has `missing`,
-        `height` and `width` (pixels, each file once) and `mode`. `length`, `height`, … are dicts of min, mean and max.
+        `height` and `width` (pixels, each file once) and `mode`; a sound has `missing`, `seconds` and `sampling_rate` (each
+        file once). `length`, `height`, … are dicts of min, mean and max.
         With a tokenizer a text also has `tokens` ([CLS] and [SEP] included), `unknown` (share of its tokens) and, where
         there is a limit, `limit` and `too_long` (share of the texts).
 
@@ -57,6 +60,8 @@ def _describe(
         return _text(data, name) | ({} if tokenizer is None else _tokens(data, name, tokenizer, max_length))
     if kind == "image":
         return _images(data, name)
+    if kind == "audio":
+        return _sounds(data, name)
     return _features(data, name)
 
 
@@ -132,6 +137,18 @@ def _images(data: Dataset, name: str) -> dict[str, Any]:
         "width": widths.result(),
         "mode": dict(modes),
     }
+
+
+def _sounds(data: Dataset, name: str) -> dict[str, Any]:
+    seconds, rates, missing = _Summary(), Counter(), len(data)
+    for row, source in file_sources(data, name):
+        length, rate = check_audio(source, row=row, field=name)
+        seconds.add(np.array([length]))
+        rates[str(rate)] += 1
+    for _, array in column_batches(data, name):
+        there = [pc.struct_field(array, key).is_valid() for key in ("bytes", "path")]
+        missing -= int(pc.sum(pc.or_(*there)).as_py() or 0)
+    return {"kind": "audio", "missing": missing, "seconds": seconds.result(), "sampling_rate": dict(rates)}
 
 
 def _labels(data: Dataset, names: list[str] | None) -> dict[str, Any]:

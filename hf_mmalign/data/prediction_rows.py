@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
@@ -21,7 +22,8 @@ class PredictionRows:
     """Makes rows for a collator out of whatever columns there are; rows that cannot be used come as errors.
 
     Args:
-        modalities (`Mapping[str, str | int]`): By modality of the model its kind: `"text"`, `"image"` or its width.
+        modalities (`Mapping[str, str | int]`): By modality of the model its kind: `"text"`, `"image"`, `"audio"` or its
+            width.
         columns (`Mapping[str, str]`, *optional*): The table's name of a modality, where it is not the modality's own.
         id (`str`): The column that names a row; where there is none, its number does.
         mel (`LogMel`, *optional*): Makes frames of the sounds of the modality `audio`.
@@ -100,7 +102,7 @@ class PredictionRows:
                 kind if isinstance(kind, str) else "features",
                 self.columns[name],
                 source,
-                self.mel if name == "audio" else None,
+                self.mel if name == "audio" and isinstance(kind, int) else None,
                 self.replace_nonfinite,
                 kind if isinstance(kind, int) else None,
             )
@@ -134,7 +136,10 @@ def _as_in_tables(value: Any) -> Any:
 
 
 def _value(cell: Cells, value: Any, row: int, split: str) -> Any:
-    return value if cell.kind == "image" and isinstance(value, Image.Image) else cell(value, row, split)
+    as_it_is = cell.kind == "image" and isinstance(value, Image.Image)
+    if cell.kind == "audio" and cell.mel is None:
+        as_it_is = isinstance(value, np.ndarray) or (isinstance(value, Mapping) and "array" in value)
+    return value if as_it_is else cell(value, row, split)
 
 
 def _is_there(value: Any) -> bool:

@@ -5,20 +5,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 import torch
 from datasets import Dataset, DatasetDict
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
+from transformers import (
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoTokenizer,
+    BatchFeature,
+    FeatureExtractionMixin,
+    PreTrainedTokenizerBase,
+)
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 from transformers.utils import CONFIG_NAME, PushToHubMixin, cached_file
 
 from ..stub import write_stub
 from .errors import DataError
 from .feature_statistics import FeatureStatistics, load_feature_statistics, save_feature_statistics
-from .pictures import check_processable
+from .image_processors import HUB_ARGUMENTS, load_image_processor, process_images
+from .processor_inputs import PICTURES, SOUNDS, as_arrays, batch_size, check_text, listed, moved
 from .schema import modalities_of
-from .tensors import pad_features, to_pixels
+from .sounds import process_sounds
+from .tensors import pad_features
 from .tokenizers import TOKENIZER_FILES, train_tokenizer
 
 __all__ = ["MultimodalBatch", "MultimodalProcessor", "train_tokenizer"]
@@ -27,32 +35,31 @@ _CONFIG_FILE = "processor_config.json"
 _IMAGE_PROCESSOR_FILE = "preprocessor_config.json"
 _STATISTICS_FILE = "feature_statistics.safetensors"
 _SETTINGS = ("max_text_length", "truncation", "feature_sizes")
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
-
-# A missing picture is a blank of the other pictures' size; where a batch has no picture at all, of this size.
-_BLANK_SIZE = (32, 32)
+# Where in the folder the parts of `modality_processors` lie, each under its modality's name.
+_PARTS = "processors"
 
 
 class MultimodalBatch(BatchFeature):
-    """A `BatchFeature` whose :meth:`to` also moves the feature sequences, which lie in a dict inside it."""
+    """A `BatchFeature` whose :meth:`to` also moves what lies in dicts inside it, as feature sequences do."""
 
     def to(self, *args: Any, **kwargs: Any) -> "MultimodalBatch":
-        nested = {name: BatchFeature(value) for name, value in self.items() if isinstance(value, dict)}
-        super().to(*args, **kwargs)
-        for name, tensors in nested.items():
-            self.data[name] = tensors.to(*args, **kwargs).data
+        self.data = moved(self.data, *args, **kwargs)
         return self
 
 
 class MultimodalProcessor(PushToHubMixin):
-    """A tokenizer, an image processor, and normalisation and padding of feature sequences, with one saved folder.
+    """A tokenizer, image processors, feature extractors of sound, and normalisation and padding of feature sequences.
 
-    The folder holds the stock files of both parts, so stock `AutoTokenizer`, `AutoImageProcessor` and
-    `ViltProcessor.from_pretrained` load it too.
+    All have one saved folder. It holds the stock files of tokenizer and image processor, so stock `AutoTokenizer`,
+    `AutoImageProcessor` and `ViltProcessor.from_pretrained` load it too; those of `modality_processors` lie in
+    `processors/<modality>` inside it.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`, *optional*): For raw text.
         image_processor (*optional*): For pictures; any image processor of transformers.
+        modality_processors (`Mapping[str, Any]`, *optional*):
+            By modality, a feature extractor of transformers for sounds, or an image processor, for raw modalities beside
+            `"text"` and `"image"`: `{"audio": AutoFeatureExtractor…, "depth": AutoImageProcessor…}`.
         max_text_length (`int`, *optional*): Longest text in tokens; by default the tokenizer's own limit, if it has one.
         truncation (`bool`): Cut longer texts. If False they stay whole, and it is for the model to take or refuse them.
         feature_statistics (`Mapping[str, FeatureStatistics]`, *optional*):
@@ -71,7 +78,9 @@ class MultimodalProcessor(PushToHubMixin):
         truncation: bool = True,
         feature_statistics: Mapping[str, FeatureStatistics] | None = None,
         feature_sizes: Mapping[str, int] | None = None,
+        modality_processors: Mapping[str, Any] | None = None,
     ):
+        self.modality_processors = dict(modality_processors or {})
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.max_text_length = max_text_length
@@ -85,6 +94,9 @@ class MultimodalProcessor(PushToHubMixin):
         """Names of the model arguments this processor makes."""
         names = ["input_ids", "attention_mask", "token_type_ids"] if self.tokenizer is not None else []
         names += ["pixel_values", "pixel_mask"] if self.image_processor is not None else []
+        if "audio" in self.modality_processors:
+            names += [self.modality_processors["audio"].model_input_names[0], "audio_mask"]
+        names += ["modality_inputs"] if set(self.modality_processors) - {"audio"} else []
         return [*names, "features", "feature_mask"]
 
     def fit_features(self, dataset: Dataset, modalities: Iterable[str] | None = None) -> "MultimodalProcessor":
@@ -132,6 +144,8 @@ class MultimodalProcessor(PushToHubMixin):
         features: Mapping[str, Any] | None = None,
         feature_mask: Mapping[str, Any] | None = None,
         *,
+        audio: Any | Sequence[Any] | None = None,
+        modality_inputs: Mapping[str, Any] | None = None,
         return_tensors: str = "pt",
         padding: bool | str = True,
         truncation: bool | str | None = None,
@@ -147,6 +161,10 @@ class MultimodalProcessor(PushToHubMixin):
             features: By modality, either B sequences (T_i, D), None or empty where missing, which are padded at the end; or
                 an array or tensor, (B, T, D) if padded already, (T, D) for one sample; or None, missing in all samples.
             feature_mask: By modality, (B, T), 1 on valid steps, else 0; for the modalities given padded. Default: ones.
+            audio: B sounds (or one), each the path of a file, its bytes, a dict of `bytes` and `path` or of `array` and
+                `sampling_rate`, or an array (S,) at the extractor's rate; None where the sound is missing. Others are
+                resampled, channels averaged.
+            modality_inputs: By a further modality of `modality_processors`, B pictures or sounds (or one), as above.
             return_tensors (`str`): `"pt"` for PyTorch's tensors, `"np"` for NumPy's arrays.
             padding (`bool` or `str`): Of the texts: True or `"longest"`, to the longest of the batch; `"max_length"`;
                 False or `"do_not_pad"`, for texts of one length. Pictures and feature sequences are always padded to the
@@ -158,9 +176,10 @@ class MultimodalProcessor(PushToHubMixin):
 
         Returns:
             `input_ids`, `attention_mask`, `token_type_ids` (B, T) int64; `pixel_values` (B, 3, H, W) float32 and
-            `pixel_mask` (B, H, W) int64; `features`, a dict of (B, T, D) float32, and `feature_mask`, a dict of (B, T)
-            int64. The mask of a missing modality is 0 throughout its row. Features are normalised where the processor has
-            their statistics; padding is 0, whatever lay there. `.to(device, dtype)` moves all of it.
+            `pixel_mask` (B, H, W) int64; `input_values` or `input_features` float32 and `audio_mask` (B, S) int64;
+            `modality_inputs`, a dict of these by modality; `features`, a dict of (B, T, D) float32, and `feature_mask`, a
+            dict of (B, T) int64. The mask of a missing modality is 0 throughout its row. Features are normalised where the
+            processor has their statistics; padding is 0, whatever lay there. `.to(device, dtype)` moves all of it.
 
         Raises:
             DataError: For input of another shape or type, modalities of different numbers of samples, a picture that cannot
@@ -169,30 +188,67 @@ class MultimodalProcessor(PushToHubMixin):
         """
         if return_tensors not in ("pt", "np"):
             raise DataError(f"'pt' or 'np' is expected, not {return_tensors!r}", field="return_tensors")
-        texts, pictures = _listed(text, str, "text"), _listed(images, (PIL.Image.Image, str, Path), "images")
-        size = _batch_size(texts, pictures, features, feature_mask)
+        texts, pictures = listed(text, str, "text"), listed(images, PICTURES, "images")
+        others = self._other_samples(audio, modality_inputs)
+        size = batch_size({"text": texts, "images": pictures} | others, features, feature_mask)
         batch: dict[str, Any] = {}
         if texts is not None:
             batch |= self._tokenize(texts, padding, truncation, max_length)
         if pictures is not None:
-            batch |= self._process_images(pictures)
+            if self.image_processor is None:
+                raise DataError("there are pictures, but the processor has no image processor", field="image")
+            batch |= process_images(self.image_processor, pictures, "image")
+        if others:
+            batch |= self._process_others(others)
         if features is not None:
             batch |= self._process_features(features, feature_mask or {}, size)
-        return MultimodalBatch(_as_arrays(batch) if return_tensors == "np" else batch)
+        return MultimodalBatch(as_arrays(batch) if return_tensors == "np" else batch)
+
+    def _other_samples(self, audio: Any, modality_inputs: Mapping[str, Any] | None) -> dict[str, list[Any]]:
+        """What is given for the parts of `modality_processors`, as lists by modality."""
+        if not isinstance(modality_inputs, (Mapping, type(None))):
+            raise DataError(f"a dict is expected, not {type(modality_inputs).__name__}", field="modality_inputs")
+        given = {
+            name: value for name, value in {"audio": audio, **(modality_inputs or {})}.items() if value is not None
+        }
+        for name in given:
+            if name not in self.modality_processors:
+                known = list(self.modality_processors) or "none"
+                raise DataError(f"the processor has no part for it; its modality_processors are {known}", field=name)
+        return {
+            name: listed(value, *((SOUNDS, name, (1,)) if self._is_sound(name) else (PICTURES, name)))
+            for name, value in given.items()
+        }
+
+    def _is_sound(self, name: str) -> bool:
+        return isinstance(self.modality_processors[name], FeatureExtractionMixin)
+
+    def _process_others(self, samples: Mapping[str, list[Any]]) -> dict[str, Any]:
+        made = {}
+        for name, values in samples.items():
+            process = process_sounds if self._is_sound(name) else process_images
+            made[name] = process(self.modality_processors[name], values, name)
+        batch: dict[str, Any] = made.pop("audio") if "audio" in made and self._is_sound("audio") else {}
+        return batch | ({"modality_inputs": made} if made else {})
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write the files of tokenizer and image processor, `processor_config.json`, and the feature statistics if any."""
+        """Write the files of all parts, `processor_config.json`, and the feature statistics if any."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         for part in (self.tokenizer, self.image_processor):
             if part is not None:
                 part.save_pretrained(folder)
+        for name, part in self.modality_processors.items():
+            part.save_pretrained(folder / _PARTS / name)
         config = {
             "processor_class": type(self).__name__,
             "auto_map": {"AutoProcessor": write_stub(folder, MultimodalProcessor)},
             "max_text_length": self.max_text_length,
             "truncation": self.truncation,
         }
+        if self.modality_processors:
+            kinds = {name: "audio" if self._is_sound(name) else "image" for name in self.modality_processors}
+            config["modality_processors"] = kinds
         if self.feature_sizes:
             config["feature_sizes"] = self.feature_sizes
         if self.feature_statistics:
@@ -208,7 +264,8 @@ class MultimodalProcessor(PushToHubMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "MultimodalProcessor":
-        """Load from a folder or a Hub repository: one of ours, or a stock one with a tokenizer, an image processor or both.
+        """Load from a folder or a Hub repository: one of ours, or a stock one with a tokenizer, an image processor or both,
+        or the feature extractor of a model of sounds, which is then the one of `"audio"`.
 
         Args:
             pretrained_model_name_or_path (`str`): Folder or repository id.
@@ -216,7 +273,7 @@ class MultimodalProcessor(PushToHubMixin):
                 (`revision`, `token`, `cache_dir`, …) are passed on.
         """
         source = str(pretrained_model_name_or_path)
-        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
 
         def find(file: str) -> str | None:
             return cached_file(source, file, _raise_exceptions_for_missing_entries=False, **hub)
@@ -227,9 +284,13 @@ class MultimodalProcessor(PushToHubMixin):
 
         config = read(_CONFIG_FILE)
         has_tokenizer = any(find(file) for file in TOKENIZER_FILES)
-        # transformers' own processors save the image processor inside processor_config.json.
-        has_image_processor = "image_processor" in config or find(_IMAGE_PROCESSOR_FILE)
-        if not (has_tokenizer or has_image_processor or config.get("processor_class") == cls.__name__):
+        stock = read(_IMAGE_PROCESSOR_FILE)
+        hears = "feature_extractor_type" in stock and "image_processor_type" not in stock
+        # transformers' own processors save the image processor inside processor_config.json, timm's models in config.json.
+        has_image_processor = (
+            "image_processor" in config or (stock and not hears) or "architecture" in read(CONFIG_NAME)
+        )
+        if not (has_tokenizer or has_image_processor or hears or config.get("processor_class") == cls.__name__):
             raise OSError(f"{source} has neither a tokenizer nor an image processor nor a {_CONFIG_FILE} of ours")
         # A processor that no collator has told the widths lies beside a model whose config has them.
         sizes = config.get("feature_sizes") or read(CONFIG_NAME).get("feature_sizes") or {}
@@ -242,7 +303,10 @@ class MultimodalProcessor(PushToHubMixin):
         return cls(
             feature_statistics=load_feature_statistics(Path(statistics_file), normalized) if statistics_file else None,
             tokenizer=AutoTokenizer.from_pretrained(source, **hub) if has_tokenizer else None,
-            image_processor=AutoImageProcessor.from_pretrained(source, **hub) if has_image_processor else None,
+            image_processor=load_image_processor(source, **hub) if has_image_processor else None,
+            modality_processors=_load_parts(
+                source, {"audio": ""} if hears else config.get("modality_processors", {}), hub
+            ),
             **settings,
         )
 
@@ -275,7 +339,7 @@ class MultimodalProcessor(PushToHubMixin):
         if self.tokenizer is None:
             raise DataError("there is text, but the processor has no tokenizer", field="text")
         for row, text in enumerate(texts):
-            _check_text(text, row)
+            check_text(text, row)
         encoded = self.tokenizer(
             [text if text is not None else "" for text in texts],
             return_token_type_ids=True,
@@ -314,88 +378,12 @@ class MultimodalProcessor(PushToHubMixin):
         used = truncation not in (False, TruncationStrategy.DO_NOT_TRUNCATE) or padding == PaddingStrategy.MAX_LENGTH
         return {"padding": padding, "truncation": truncation, "max_length": limit if used else None}
 
-    def _process_images(self, images: list[Any]) -> dict[str, Tensor]:
-        if self.image_processor is None:
-            raise DataError("there are pictures, but the processor has no image processor", field="image")
-        pictures = [None if image is None else to_pixels(image, row) for row, image in enumerate(images)]
-        height, width = next((picture.shape[1:] for picture in pictures if picture is not None), _BLANK_SIZE)
-        blank = torch.zeros(3, height, width, dtype=torch.uint8)
-        processed = self._tensors_of([blank if picture is None else picture for picture in pictures])
-        pixel_values = processed["pixel_values"]
-        pixel_mask = processed.get("pixel_mask")
-        if pixel_mask is None:
-            pixel_mask = torch.ones(pixel_values[:, 0].shape, dtype=torch.long)
-        missing = torch.tensor([picture is None for picture in pictures])
-        pixel_values[missing] = 0
-        pixel_mask[missing] = 0
-        return {"pixel_values": pixel_values, "pixel_mask": pixel_mask}
 
-    def _tensors_of(self, pictures: list[Tensor]) -> BatchFeature:
-        try:
-            # Tensors, not PIL images: the stock processors then stack equal sizes and work on the whole batch at once.
-            return self.image_processor(pictures, input_data_format="channels_first", return_tensors="pt")
-        except Exception as error:
-            for row, picture in enumerate(pictures):
-                check_processable(self.image_processor, picture.shape[2], picture.shape[1], row=row, field="image")
-            name = type(self.image_processor).__name__
-            raise DataError(f"{name} cannot make a batch of the pictures: {error}", field="image") from error
-
-
-def _listed(value: Any, single: type | tuple[type, ...], field: str) -> list[Any] | None:
-    """What is given for one sample or for several, as a list."""
-    if value is None:
-        return None
-    if isinstance(value, single) or getattr(value, "ndim", None) in (2, 3):  # an array is one picture, or (4) several
-        return [value]
-    if isinstance(value, (Mapping, bytes)) or not isinstance(value, Iterable):
-        raise DataError(f"one sample, or a list of them, is expected, not {type(value).__name__}", field=field)
-    return list(value)
-
-
-def _batch_size(
-    texts: list[Any] | None,
-    pictures: list[Any] | None,
-    features: Mapping[str, Any] | None,
-    feature_mask: Mapping[str, Any] | None,
-) -> int:
-    """B, which all that is given must agree on."""
-    for field, value in (("features", features), ("feature_mask", feature_mask)):
-        if not isinstance(value, (Mapping, type(None))):
-            raise DataError(f"a dict by modality is expected, not {type(value).__name__}", field=field)
-    unknown = sorted(set(feature_mask or {}) - set(features or {}))
-    if unknown:
-        raise DataError(f"there are no features of {unknown[0]!r} for this mask", field="feature_mask")
-    sizes = {"text": len(texts)} if texts is not None else {}
-    sizes |= {"images": len(pictures)} if pictures is not None else {}
-    for name, values in (features or {}).items():
-        if values is not None:
-            if not hasattr(values, "__len__") or isinstance(values, (str, Mapping)):
-                raise DataError(
-                    f"sequences (T, D), one a sample, are expected, not {type(values).__name__}", field=name
-                )
-            # An array of two dimensions is one sample.
-            sizes[name] = 1 if getattr(values, "ndim", None) == 2 else len(values)
-    if not sizes and not features:
-        raise DataError("nothing to process: text, images or features are expected")
-    if len(set(sizes.values())) > 1:
-        raise DataError(f"the same number of samples is expected of all, not {sizes}")
-    size = next(iter(sizes.values()), 1)
-    if not size:
-        raise DataError("nothing to process: there is no sample")
-    return size
-
-
-def _check_text(text: Any, row: int) -> None:
-    if not isinstance(text, (str, type(None))):
-        raise DataError(f"a string, or None, is expected, not {type(text).__name__}", row=row, field="text")
-    try:
-        (text or "").encode("utf-8")
-    except UnicodeEncodeError as error:
-        message = f"half of a surrogate pair at index {error.start}, which is no text"
-        raise DataError(message, row=row, field="text") from error
-
-
-def _as_arrays(batch: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: _as_arrays(value) if isinstance(value, dict) else value.cpu().numpy() for name, value in batch.items()
-    }
+def _load_parts(source: str, kinds: Mapping[str, str], hub: Mapping[str, Any]) -> dict[str, Any]:
+    """The `modality_processors` of a folder, by modality `"image"` or `"audio"`, or `""` for one in the folder itself."""
+    parts = {}
+    for name, kind in kinds.items():
+        place = {"subfolder": "/".join(filter(None, (hub.get("subfolder"), _PARTS, name)))} if kind else {}
+        load = AutoImageProcessor.from_pretrained if kind == "image" else AutoFeatureExtractor.from_pretrained
+        parts[name] = load(source, **{**hub, **place})
+    return parts

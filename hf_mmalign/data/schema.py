@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.compute as pc
-from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Image, LargeList, List, Value
+from datasets import Array2D, Audio, ClassLabel, Dataset, DatasetDict, Features, Image, LargeList, List, Value
 
 from .errors import DataError
 
 SPLITS = ("train", "validation", "test")
 
 FEATURE_SEQUENCE_DTYPE = "float32"
+
+# Column type of a raw sound, as `datasets.Audio` stores it; that one writes nothing where torchcodec is not installed.
+SOUND = {"bytes": Value("binary"), "path": Value("string")}
 
 _NO_MODALITIES = ("id", "group", "label", "labels")
 
@@ -45,7 +48,8 @@ def modalities_of(dataset: Dataset | DatasetDict | Features) -> dict[str, str | 
     is that of the first row that has them. The columns `id`, `group`, `label` and `labels` are no modalities.
 
     Returns:
-        `"text"` for raw text, `"image"` for pictures, and the feature width D (an `int`) for a feature sequence.
+        `"text"` for raw text, `"image"` for pictures, `"audio"` for raw sound (`datasets.Audio`, or what it
+        stores), and the feature width D (an `int`) for a feature sequence.
 
     Raises:
         DataError: If a column of lists is missing in every row, so that its width is unknown.
@@ -56,6 +60,8 @@ def modalities_of(dataset: Dataset | DatasetDict | Features) -> dict[str, str | 
             continue
         if isinstance(column, Image):
             modalities[name] = "image"
+        elif isinstance(column, Audio) or (isinstance(column, dict) and column.keys() == SOUND.keys()):
+            modalities[name] = "audio"
         elif isinstance(column, Array2D):
             modalities[name] = column.shape[1]
         elif name == "text" and isinstance(column, Value) and column.dtype == "string":

@@ -14,17 +14,17 @@ from .errors import DataError
 from .pictures import check_picture_size, opened_picture
 
 
-def to_pixels(image: Any, row: int | None = None) -> Tensor:
+def to_pixels(image: Any, row: int | None = None, field: str = "image") -> Tensor:
     """A picture as (3, H, W) uint8.
 
     Args:
         image: A PIL image, the path of a file, a (H, W, 3), (H, W, 4) or (H, W) uint8 array, or a (3, H, W) uint8 tensor.
-        row (`int`, *optional*): The sample's number, for errors.
+        row (`int`, *optional*), field (`str`): The sample's number and the modality, for errors.
 
     Raises:
         DataError: For anything else, and for a picture that cannot be read or is too large or too long.
     """
-    place: dict[str, Any] = {"row": row, "field": "image"}
+    place: dict[str, Any] = {"row": row, "field": field}
     if isinstance(image, (str, Path)):
         with opened_picture(image, **place) as opened:
             # As `datasets` and transformers do it: a camera's pictures may lie on their side.

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
+from .audio import check_audio
 from .errors import DataError
 from .pictures import check_processable, opened_picture
 from .schema import modalities_of, problem_type_of
@@ -18,6 +19,7 @@ __all__ = [
     "check_finite",
     "column_batches",
     "feature_chunks",
+    "file_sources",
     "flat_labels",
     "image_sources",
     "validate_dataset",
@@ -31,23 +33,24 @@ def validate_dataset(
     modalities: Mapping[str, str | int],
     problem_type: str,
     num_labels: int,
-    image_processor: Any | None = None,
+    image_processors: Mapping[str, Any] | None = None,
 ) -> None:
     """Check that a model can be trained and evaluated on a data set.
 
     Args:
         dataset (`DatasetDict`): The splits; all are checked, and `train` must be among them.
-        modalities (`Mapping[str, str | int]`): What the model takes: by column, `"text"`, `"image"` or the feature width.
+        modalities (`Mapping[str, str | int]`): What the model takes: by column, `"text"`, `"image"`, `"audio"` or the
+            feature width.
         problem_type (`str`): The model's `problem_type`.
         num_labels (`int`): The model's number of labels; for regression 1.
-        image_processor (*optional*): The model's image processor; it is given a blank of the longest pictures' sizes, which
-            are what it may fail on.
+        image_processors (`Mapping[str, Any]`, *optional*): The model's image processor of each modality of pictures; it is
+            given a blank of the longest pictures' sizes, which are what it may fail on.
 
     Raises:
         DataError: For an empty split; a missing modality column or one of another kind or width; a label of another
             kind or outside the range; feature arrays of mixed widths or with NaN or Inf; a text that is no valid UTF-8; an
             image that cannot be opened, is too large or too long (:mod:`hf_mmalign.data.pictures`), or that the image
-            processor cannot take. Only the headers of images are read.
+            processor cannot take; a sound that cannot be opened. Only the headers of images and sounds are read.
             It names the split, the first row and the value, and what would be right.
     """
     if "train" not in dataset:
@@ -61,7 +64,10 @@ def validate_dataset(
             if isinstance(kind, int):
                 check_finite(data, name, f"{split}.{name}")
             elif kind == "image":
-                _check_images(data, f"{split}.{name}", name, image_processor)
+                _check_images(data, f"{split}.{name}", name, (image_processors or {}).get(name))
+            elif kind == "audio":
+                for row, source in file_sources(data, name):
+                    check_audio(source, row=row, field=f"{split}.{name}")
             else:
                 _check_texts(data, f"{split}.{name}", name)
 
@@ -203,13 +209,19 @@ def _check_images(data: Dataset, field: str, column: str, image_processor: Any |
 
 def image_sources(data: Dataset, column: str) -> Iterator[tuple[int, str | BytesIO]]:
     """The pictures of a column, undecoded: row number, and path or bytes. A path that several rows share comes once."""
+    for row, source in file_sources(data, column):
+        yield row, BytesIO(source) if isinstance(source, bytes) else source
+
+
+def file_sources(data: Dataset, column: str) -> Iterator[tuple[int, str | bytes]]:
+    """The pictures or sounds of a column, undecoded: row number, and path or content; a path that rows share, once."""
     seen: set[str] = set()
     for first_row, array in column_batches(data, column):
         # `struct_field`, unlike `array.field`, is null where the picture is.
         paths = pc.struct_field(array, "path").to_pylist()
         for offset, embedded in enumerate(pc.struct_field(array, "bytes")):
             if embedded.is_valid:
-                yield first_row + offset, BytesIO(embedded.as_py())
+                yield first_row + offset, embedded.as_py()
             elif paths[offset] is not None and paths[offset] not in seen:
                 seen.add(paths[offset])
                 yield first_row + offset, paths[offset]

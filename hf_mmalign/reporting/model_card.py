@@ -127,18 +127,20 @@ def write_model_card(
 def usage_snippet(config: Any, repository: str) -> str:
     """Python that predicts for one sample by a saved model, ready to run."""
     cells = {
-        "text": '"text": "a sentence",',
-        "image": '"image": Image.new("RGB", (224, 224)),  # a picture, its path or URL',
+        "text": '"a sentence",',
+        "image": 'Image.new("RGB", (224, 224)),  # a picture, its path or URL',
+        "audio": "np.zeros(16000),  # samples at the model's rate, or the path of a file",
     }
     sizes = config.feature_sizes
     sample = [
-        f'"{name}": np.zeros((20, {sizes[name]})),  # (time, width)' if name in sizes else cells[name]
-        for name in config.modalities
+        f'"{name}": ' + (cells[kind] if isinstance(kind, str) else f"np.zeros((20, {kind})),  # (time, width)")
+        for name, kind in config.modality_kinds.items()
     ]
+    kinds = config.modality_kinds.values()
     return "\n".join(
         [
-            *(["import numpy as np"] if sizes else []),
-            *(["from PIL import Image"] if config.is_native("image") else []),
+            *(["import numpy as np"] if sizes or "audio" in kinds else []),
+            *(["from PIL import Image"] if "image" in kinds else []),
             "from transformers import pipeline",
             "",
             "import hf_mmalign  # makes transformers know this model and its pipeline",

@@ -29,8 +29,9 @@ class ModelArguments:
     lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA matrices."})
     lora_alpha: int = field(default=32, metadata={"help": "LoRA scaling."})
     lora_dropout: float = field(default=0.05, metadata={"help": "Dropout in front of the LoRA matrices."})
-    lora_target_modules: list[str] = field(
-        default_factory=lambda: ["query", "value"], metadata={"help": "Names of the layers that get adapters."}
+    lora_target_modules: list[str] | None = field(
+        default=None,
+        metadata={"help": "Names of the layers that get adapters; left out, queries and values, or convolutions."},
     )
 
     def __post_init__(self):
@@ -38,7 +39,7 @@ class ModelArguments:
             _at_least_one(self, name)
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"lora_dropout is {self.lora_dropout}; it is a probability in [0, 1).")
-        if self.use_peft and not self.lora_target_modules:
+        if self.use_peft and self.lora_target_modules is not None and not self.lora_target_modules:
             raise ValueError("lora_target_modules is empty; name the layers that get adapters.")
 
 
@@ -82,7 +83,15 @@ class DataArguments:
     )
     truncation: bool = field(default=True, metadata={"help": "Cut texts longer than the model takes; else refuse."})
     image_processor: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "Arguments of ViltImageProcessor, over those of the checkpoint."}
+        default_factory=dict,
+        metadata={
+            "help": "Arguments of the image processor (ViltImageProcessor where no encoder brings one), over those of the "
+            "checkpoint; or, by modality of pictures, such arguments: {image: {…}, depth: {…}}."
+        },
+    )
+    feature_extractor: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "Arguments of the feature extractor of raw sound, over those of the checkpoint."},
     )
 
     def __post_init__(self):

@@ -1,5 +1,6 @@
 """From a recipe to the parts of a run: data, processor, model, trainer."""
 
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from ..evaluation.metrics import compute_metrics_for, metric_names_for, primary_
 from ..models.auto import config_class_of
 from ..trainer.arguments import MultimodalTrainingArguments
 from .arguments import DataArguments, EvaluationArguments, ModelArguments
+from .modality_encoders import encoder_configs, encoder_sources, modality_processors, of_checkpoint
 from .recipe import Recipe, RecipeError, split_arguments
 
 logger = logging.get_logger(__name__)
@@ -125,6 +127,8 @@ def build_config(arguments: Arguments, dataset: DatasetDict, processor: Multimod
         values["label2id"] = {label: index for index, label in enumerate(labels)}
     else:
         values["num_labels"] = num_labels_of(dataset)
+    if values.get("encoders") and arguments.model.model_name_or_path is None:
+        values["encoders"] = encoder_configs(values["encoders"], processor.tokenizer)
     if processor.tokenizer is not None:
         values |= _text_fields(arguments, processor.tokenizer)
     elif arguments.model.text_model_name_or_path is not None:
@@ -140,6 +144,8 @@ def _text_fields(arguments: Arguments, tokenizer) -> dict[str, Any]:
     from_scratch = arguments.model.model_name_or_path is None
     values = {name: getattr(tokenizer, name) for name in ("cls_token_id", "sep_token_id", "pad_token_id")}
     values = {name: value for name, value in values.items() if name in known}
+    if "encoders" in known:
+        return values
     if "text_config" not in known:
         if arguments.model.text_model_name_or_path is not None:
             raise RecipeError(f"text_model_name_or_path: {arguments.model.model_type} has no text encoder inside.")
@@ -163,18 +169,23 @@ def build_processor(arguments: Arguments, dataset: DatasetDict) -> MultimodalPro
     Where the recipe says so, the processor also normalises feature sequences, as fitted on the training split.
     """
     checkpoint = arguments.model.model_name_or_path
-    text_checkpoint = arguments.model.text_model_name_or_path or checkpoint
+    encoders = arguments.config.get("encoders") or {}
+    text_checkpoint = arguments.model.text_model_name_or_path or checkpoint or encoder_sources(encoders).get("text")
     available = modalities_of(dataset)
     used = arguments.config.get("modalities") or list(available)
     tokenizer = image_processor = None
+    kinds = {name: available[name] for name in used if name in available}
+    others = of_checkpoint(checkpoint) if checkpoint else modality_processors(kinds, encoders, arguments.data)
     if "text" in used and available.get("text") == "text":
         tokenizer = _build_tokenizer(arguments.data, text_checkpoint, dataset["train"])
     if "image" in used and available.get("image") == "image":
-        if checkpoint is not None:
+        if "image" in others:
+            image_processor = others.pop("image")
+        elif checkpoint is not None:
             image_processor = AutoImageProcessor.from_pretrained(checkpoint, **arguments.data.image_processor)
         else:
             image_processor = ViltImageProcessor(**arguments.data.image_processor)
-    processor = MultimodalProcessor(tokenizer=tokenizer, image_processor=image_processor)
+    processor = MultimodalProcessor(tokenizer, image_processor, modality_processors=others)
     if arguments.data.normalize_features:
         sequences = [name for name in used if isinstance(available.get(name), int)]
         if not sequences:
@@ -266,12 +277,20 @@ def _more_room(arguments: Arguments) -> str:
     return " A larger max_position_embeddings in text_config takes more of them, in more memory and time."
 
 
-def build_model(arguments: ModelArguments, config) -> PreTrainedModel:
-    """The model: from the checkpoint or at random (seed first!), with LoRA adapters where asked for."""
+def build_model(arguments: ModelArguments, config, sources: Mapping[str, str] | None = None) -> PreTrainedModel:
+    """The model: from the checkpoint or at random (seed first!), with LoRA adapters where asked for.
+
+    Args:
+        arguments ([`ModelArguments`]): Of the recipe.
+        config: Of :func:`build_config`.
+        sources (`Mapping[str, str]`, *optional*): Of :func:`encoder_sources`: pretrained encoders by modality.
+    """
     if arguments.model_name_or_path is None:
         model = AutoModelForSequenceClassification.from_config(config)
         if arguments.text_model_name_or_path is not None:
             model.load_text_encoder(arguments.text_model_name_or_path)
+        for name, source in (sources or {}).items():
+            model.load_encoder(name, source)
     else:
         model_class = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
         model = model_class.from_pretrained(arguments.model_name_or_path, config=config)
@@ -283,7 +302,7 @@ def build_model(arguments: ModelArguments, config) -> PreTrainedModel:
         r=arguments.lora_r,
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,
-        target_modules=arguments.lora_target_modules,
+        target_modules=arguments.lora_target_modules or model.lora_targets,
         modules_to_save=model.modules_outside_backbone,
     )
     return get_peft_model(model, lora)
@@ -297,7 +316,8 @@ def build_collator(processor: MultimodalProcessor, config) -> MultimodalCollator
 def check_data(dataset: DatasetDict, config, processor: MultimodalProcessor) -> None:
     """Refuse data the model cannot train on, before training starts. Raises DataError."""
     kinds = config.modality_kinds
-    validate_dataset(dataset, kinds, config.problem_type, config.num_labels, processor.image_processor)
+    image_processors = processor.modality_processors | {"image": processor.image_processor}
+    validate_dataset(dataset, kinds, config.problem_type, config.num_labels, image_processors)
 
 
 def training_arguments(values: dict[str, Any]) -> MultimodalTrainingArguments:

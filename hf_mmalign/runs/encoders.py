@@ -46,7 +46,7 @@ class Encoder:
         if pooling not in (None, *POOLINGS):
             raise DataError(f"{pooling!r} is none of {', '.join(POOLINGS)}", field=f"{self.kind}_pooling")
         self.name = name
-        source = _hub_name(name)
+        source = hub_name(name)
         try:
             self._prepare(source)
             model, info = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
@@ -230,7 +230,7 @@ def read_picture(cell: dict[str, Any], **place: Any) -> PIL.Image.Image:
         return PIL.ImageOps.exif_transpose(picture).convert("RGB")
 
 
-def _hub_name(name: str) -> str:
+def hub_name(name: str) -> str:
     """timm's own short names, such as `resnet18`, as those of the Hub; anything else as it is."""
     if os.path.exists(name) or "/" in name or not timm.is_model(name):
         return name

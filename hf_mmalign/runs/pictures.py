@@ -18,6 +18,7 @@ from ..reporting.plots import save_figure
 from ..reporting.sweep_grid import plot_sweep_grid
 from .build import build_collator, build_config, build_model
 from .evaluation import RECIPE, check_split, has_recipe, load_run
+from .modality_encoders import encoder_sources
 from .recipe import RecipeError
 
 _SENTIMENT = ("−3", "−2", "−1", "0", "1", "2", "3")
@@ -163,4 +164,5 @@ class _Run:
         config = build_config(self.arguments, self.dataset, self.processor)
         set_seed(self.seed)
         # LoRA's adapters leave the function of a new model as it is.
-        return build_model(replace(self.arguments.model, use_peft=False), config)
+        sources = encoder_sources(self.arguments.config.get("encoders"))
+        return build_model(replace(self.arguments.model, use_peft=False), config, sources)

@@ -36,6 +36,7 @@ from .build import (
     warn_of_texts,
 )
 from .evaluation import RECIPE, RESULTS, robustness_of, score_split, started_in, write_card
+from .modality_encoders import encoder_sources
 from .recipe import Recipe, given_recipe
 from .resume import checkpoint_to_resume, refuse_to_overwrite
 
@@ -107,7 +108,7 @@ def train_recipe(recipe: Recipe, with_robustness: bool = True) -> TrainedRun:
     _select_best(training, primary)
     set_seed(training.seed)  # the weights must not depend on what reading the data drew
     trainer = MultimodalTrainer(
-        build_model(arguments.model, config),
+        build_model(arguments.model, config, encoder_sources(arguments.config.get("encoders"))),
         training,
         data_collator=build_collator(processor, config),
         train_dataset=dataset["train"],

@@ -81,10 +81,10 @@ def test_a_picture_that_only_this_image_processor_cannot_take():
     small = ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=8)  # a ratio of 7 is the most it takes
     data = table(small_png(40, 32), small_png(70, 10), small_png(10, 80))
     check(data)
-    check(data, image_processor=ViltImageProcessor())
+    check(data, image_processors={"image": ViltImageProcessor()})
     assert small([torch.zeros(3, 10, 70, dtype=torch.uint8)], return_tensors="pt")["pixel_values"].shape[2] == 8
     with pytest.raises(DataError, match=r"row 2, field 'train\.image': the picture has 10 × 80 pixels, which Vilt"):
-        check(data, image_processor=small)
+        check(data, image_processors={"image": small})
 
 
 def test_training_names_it_before_it_starts(tmp_path, capsys):

@@ -331,10 +331,12 @@ def test_a_pretrained_encoder_is_the_backbone(tmp_path):
     heads = ["unimodal_heads.text", "unimodal_heads.image", "unimodal_heads.extra"]
     assert model.modules_outside_backbone == ["encoders.extra", "head_layers.0", "classifier", *heads]
     assert model.new_modules == ["encoders.image", *model.modules_outside_backbone]
-    assert {target.split(".")[1] for target in model.lora_targets} == {"text", "image"}
-    frozen = FusionForSequenceClassification(
-        FusionConfig(encoders=dict(model.config.encoders), frozen=["image"], num_labels=3)
+    assert {target.split(".")[1] for target in model.lora_targets} == {"text"}
+    fresh, frozen = (
+        FusionForSequenceClassification(FusionConfig(encoders=dict(model.config.encoders), **fields))
+        for fields in ({}, {"frozen": ["image"]})
     )
+    assert {target.split(".")[1] for target in fresh.lora_targets} == {"text", "image"}
     assert {target.split(".")[1] for target in frozen.lora_targets} == {"text"}
 
 

@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict, Features, Image, Value
 
 from ..audio import LogMel
 from ..errors import DataError
-from ..schema import SPLITS, Source, feature_sequence
+from ..schema import SOUND, SPLITS, Source, feature_sequence
 from ..splitting import draw_parts
 from ..tables import open_table
 from .options import require_boolean, require_choice, require_integer
@@ -41,7 +41,7 @@ def open_source(
     splits: dict[str, Any] | None = None,
     id: str | None = None,
     group: str | None = None,
-    audio: dict[str, Any] | None = None,
+    audio: dict[str, Any] | str | None = None,
     nonfinite: str = "error",
 ) -> Source:
     """Open a table.
@@ -65,8 +65,9 @@ def open_source(
             table has them under their usual names.
         id (`str`, *optional*): A column that names each row; by default split and row number.
         group (`str`, *optional*): A column to keep as `group`, for folds by group.
-        audio (`dict`, *optional*): Of the log-mel frames: `sampling_rate` (16000; sounds of another rate are resampled),
-            `n_mels` (64), `window_ms` (25), `hop_ms` (10).
+        audio (`dict` or `str`, *optional*): Of the log-mel frames: `sampling_rate` (16000; sounds of another rate are
+            resampled), `n_mels` (64), `window_ms` (25), `hop_ms` (10). `"raw"` leaves sounds as they are, for an encoder
+            that takes them so.
         nonfinite (`str`): `error`, or `replace` NaN and Inf among features by 0.
     """
     require_choice("nonfinite", nonfinite, ("error", "replace"))
@@ -137,7 +138,7 @@ def modality_cells(
     data: Dataset,
     columns: Mapping[str, str] | None,
     taken: set[str | None],
-    audio: Mapping[str, Any] | None,
+    audio: Mapping[str, Any] | str | None,
     nonfinite: str,
     source: Path,
 ) -> list[Cells]:
@@ -160,14 +161,14 @@ def modality_cells(
             file=source,
             field="columns",
         )
-    settings = audio_settings(audio)
+    settings = None if audio == "raw" else audio_settings(audio)
     cells = []
     for name, theirs in columns.items():
         column = require_column(data, theirs, source)
         kind = kind_of(name, column)
         if kind is None:
             raise DataError(f"a column of type {column} is no {name}", file=source, field=theirs)
-        mel = LogMel(**settings) if kind == "audio" else None
+        mel = LogMel(**settings) if kind == "audio" and settings is not None else None
         width = mel.n_mels if mel else None
         cells.append(Cells(name, kind, theirs, source, mel, nonfinite == "replace", width))
     return cells
@@ -175,6 +176,10 @@ def modality_cells(
 
 def audio_settings(options: Mapping[str, Any] | None) -> dict[str, Any]:
     """The arguments of :class:`LogMel`: the option `audio` over the defaults. Raises DataError for an unknown one."""
+    if not isinstance(options, (Mapping, type(None))):
+        raise DataError(
+            f"'raw', or a dict with some of {', '.join(_AUDIO)}, is expected, not {options!r}", field="audio"
+        )
     unknown = sorted(set(options or {}) - set(_AUDIO))
     if unknown:
         raise DataError(f"{unknown[0]!r} is none of {', '.join(_AUDIO)}", field="audio")
@@ -224,6 +229,8 @@ def _values(data: Dataset, column: str, source: Path) -> list[Any]:
 def _column_type(cell: Cells) -> Any:
     if cell.kind == "text":
         return Value("string")
+    if cell.kind == "audio" and cell.mel is None:
+        return SOUND
     return Image() if cell.kind == "image" else feature_sequence(cell.width)
 
 

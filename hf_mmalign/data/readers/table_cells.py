@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..audio import LogMel, read_audio
+from ..audio import LogMel, check_audio, read_audio
 from ..errors import DataError
 from .files import ImageChecker
 
@@ -23,7 +23,7 @@ class Cells:
 
     Args:
         name (`str`): Our name of the modality.
-        kind (`str`): `text`, `image`, `audio` (sounds, which become log-mel frames) or `features`.
+        kind (`str`): `text`, `image`, `audio` (sounds, which become log-mel frames, or without `mel` stay) or `features`.
         column (`str`): The table's name of it, for errors.
         source (`Path`): The table, for errors; relative paths start at its folder.
         mel (`LogMel`, *optional*): For sounds.
@@ -40,7 +40,8 @@ class Cells:
     _images: ImageChecker = field(default_factory=ImageChecker, repr=False)
 
     def __call__(self, value: Any, row: int, split: str) -> Any:
-        """The value of a row: a string, a picture's `{path, bytes}`, or (T, D) float32; None or (0, D) where missing.
+        """The value of a row: a string, a picture's or sound's `{path, bytes}`, or (T, D) float32; None or (0, D) where
+        missing.
 
         Raises:
             DataError: If the cell is of another kind, or features are of another width than those before.
@@ -50,6 +51,8 @@ class Cells:
             return _text(value, place)
         if self.kind == "image":
             return self._image(value, place)
+        if self.kind == "audio" and self.mel is None:
+            return self._sound(value, place)
         return self._checked(self._sequence(value, place), place)
 
     def _image(self, value: Any, place: dict[str, Any]) -> dict[str, Any] | None:
@@ -58,6 +61,14 @@ class Cells:
             self._images.check(BytesIO(content), **place)
             return {"path": None, "bytes": content}
         return None if path is None else self._images.cell(self._resolve(path), **place)
+
+    def _sound(self, value: Any, place: dict[str, Any]) -> dict[str, Any] | None:
+        path, content = _file_of(value, "a sound", place)
+        if path is None and content is None:
+            return None
+        path = None if content is not None else str(self._resolve(path).resolve())
+        check_audio(content if path is None else path, **place)
+        return {"bytes": content, "path": path}
 
     def _sequence(self, value: Any, place: dict[str, Any]) -> np.ndarray | None:
         if self.mel is not None and _is_sound(value):

@@ -219,11 +219,12 @@ class ModalityEncodersMixin(MultimodalModelMixin):
 
     @property
     def lora_targets(self) -> list[str]:
-        """Queries and values, or convolutions, of the encoders that are not frozen; without such, each of its own."""
-        targets = [
-            f"encoders.{name}.{layer}"
-            for name in self._traits
-            if name not in self.config.frozen
-            for layer in lora_targets(self.encoders[name])
-        ]
-        return targets or list(self.encoders)
+        """Queries and values, or convolutions, of the pretrained encoders that are not frozen.
+
+        Without a pretrained one, of those that may become it; without such, each of the model's own.
+        """
+        new = self.new_modules
+        free = [name for name in self.encoders if name in self._traits and name not in self.config.frozen]
+        pretrained = [name for name in free if f"encoders.{name}" not in new]
+        layers = {name: lora_targets(self.encoders[name]) for name in pretrained or free}
+        return [f"encoders.{name}.{layer}" for name, inner in layers.items() for layer in inner] or list(self.encoders)
