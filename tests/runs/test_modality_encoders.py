@@ -148,7 +148,7 @@ def test_lora_on_pretrained_encoders(pretrained, table, tmp_path):
 def test_errors_name_the_encoder(table, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     for encoder, message in (
-        ({"model_type": "brt"}, "encoders: text is {'model_type': 'brt'}"),
+        ({"model_type": "brt"}, "encoders: text is {'model_type': 'brt'"),
         ("no/such-model", "encoders"),
     ):
         recipe.write_text(RECIPE.format(data=table, text=json.dumps(encoder), image="{architecture: test_resnet}",
