@@ -85,7 +85,10 @@ def modality_processors(
     """
     made = {}
     for name, kind in kinds.items():
-        if kind not in ("image", "audio") or name not in encoders:
+        if name not in encoders:
+            continue
+        if kind not in ("image", "audio"):
+            _config(name, encoders[name])  # an error names it here rather than where its tokenizer is looked for
             continue
         arguments = data.feature_extractor if kind == "audio" else data.image_processor
         if kind == "image" and set(arguments) <= set(kinds):  # by modality

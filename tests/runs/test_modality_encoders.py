@@ -149,7 +149,7 @@ def test_errors_name_the_encoder(table, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     for encoder, message in (
         ({"model_type": "brt"}, "encoders: text is {'model_type': 'brt'"),
-        ("no/such-model", "encoders"),
+        ("no/such-model", "encoders: text is 'no/such-model', which cannot be used"),
     ):
         recipe.write_text(RECIPE.format(data=table, text=json.dumps(encoder), image="{architecture: test_resnet}",
                                         audio=json.dumps(WAVES.to_dict())))  # fmt: skip
