@@ -2,38 +2,50 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..perturbation.protocols import ALL_MODALITIES, NoiseProtocol, NoiseUnits, ProtocolName, check_epsilon
+from ..perturbation.protocols import (
+    ALL_MODALITIES,
+    WHITE_NOISE,
+    NoiseProtocol,
+    NoiseUnits,
+    ProtocolName,
+    WhiteNoise,
+    check_epsilon,
+)
 from .scores import Condition
 
 
 @dataclass(frozen=True)
 class RawNoisePlan:
-    """Which noise of a protocol is put on the raw inputs, and how often.
+    """Which noise is put on the raw inputs, and how often.
 
     Attributes:
-        protocol (`NoiseProtocol`): The protocol.
-        epsilons (`tuple[float, ...]`): Strengths above 0; at 0 the data are clean.
+        protocol (`NoiseProtocol`, *optional*): The protocol.
+        epsilons (`tuple[float, ...]`): Strengths of its noise, above 0; at 0 the data are clean.
+        snrs (`tuple[float, ...]`): Signal-to-noise ratios of white noise, in decibels.
         modality_kinds (`dict[str, str | int]`): The modalities to disturb, each with its kind.
         seeds (`tuple[int, ...]`): One repetition each.
     """
 
-    protocol: NoiseProtocol
+    protocol: NoiseProtocol | None
     epsilons: tuple[float, ...]
+    snrs: tuple[float, ...]
     modality_kinds: dict[str, str | int]
     seeds: tuple[int, ...]
 
     @classmethod
     def of(
         cls,
-        protocol: ProtocolName,
+        protocol: ProtocolName | None,
         units: NoiseUnits,
         epsilons: Sequence[float],
+        snrs: Sequence[float],
         modality_kinds: Mapping[str, str | int],
         modalities: Sequence[str],
         seeds: tuple[int, ...],
@@ -41,18 +53,24 @@ class RawNoisePlan:
         """Raises ValueError, naming the argument, for what is out of its range."""
         strengths = dict.fromkeys(check_epsilon(epsilon, "epsilons") for epsilon in epsilons)
         strengths.pop(0.0, None)
-        if not strengths:
+        if protocol is not None and not strengths:
             raise ValueError(f"epsilons is {list(epsilons)}; a protocol needs one above 0, for example 5 and 10.")
         kinds = {name: modality_kinds[name] for name in modalities}
-        return cls(NoiseProtocol(protocol, units), tuple(strengths), kinds, seeds)
+        if snrs and set(kinds.values()) <= {"text", "image"}:
+            raise ValueError(f"snrs is for waveforms and feature sequences, and the modalities are {kinds}.")
+        ratios = tuple(dict.fromkeys(float(WhiteNoise(snr).snr) for snr in snrs))
+        if protocol is None:
+            return cls(None, (), ratios, kinds, seeds)
+        return cls(NoiseProtocol(protocol, units), tuple(strengths), ratios, kinds, seeds)
 
     @property
     def conditions(self) -> list[Condition]:
         """Every test, in the order of the table."""
+        numeric = [name for name, of in self.modality_kinds.items() if of not in ("text", "image")]
+        of_protocol = [] if self.protocol is None else self.protocol.conditions(self.modality_kinds)
         return [
-            Condition(kind, modality, epsilon)
-            for modality, kind in self.protocol.conditions(self.modality_kinds)
-            for epsilon in self.epsilons
+            *(Condition(kind, modality, epsilon) for modality, kind in of_protocol for epsilon in self.epsilons),
+            *(Condition(WHITE_NOISE, modality, snr) for modality in numeric for snr in self.snrs),
         ]
 
     def disturbed(
@@ -61,8 +79,12 @@ class RawNoisePlan:
         """Of rows from number `start` on, those that a test changes: their numbers, and what they become."""
         whole = condition.modality == ALL_MODALITIES
         kinds = self.modality_kinds if whole else {condition.modality: self.modality_kinds[condition.modality]}
+        if condition.kind == WHITE_NOISE:
+            disturb = WhiteNoise(condition.level).disturb
+        else:
+            disturb = partial(self.protocol.disturb, kind=condition.kind, epsilon=condition.level)
         for index, row in enumerate(rows, start):
-            noisy = self.protocol.disturb(row, kinds, condition.kind, condition.level, index, seed)
+            noisy = disturb(row, kinds, index=index, seed=seed)
             if noisy is not None:
                 yield index, noisy
 

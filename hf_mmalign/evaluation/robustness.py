@@ -47,6 +47,7 @@ def measure_robustness(
     protocol: ProtocolName | None = None,
     epsilons: Sequence[float] = (5.0, 10.0),
     noise_units: NoiseUnits = "mvsa",
+    snrs: Sequence[float] = (),
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     batch_size: int = 64,
     num_workers: int = 0,
@@ -87,6 +88,8 @@ def measure_robustness(
             give rows with a column per modality.
         epsilons (`Sequence[float]`, *optional*): Strengths of that noise; 0 is the clean row.
         noise_units (`str`, *optional*, defaults to `"mvsa"`): Its units on pictures, `"mvsa"` or `"nyud2"`.
+        snrs (`Sequence[float]`, *optional*): Also put white noise on the raw waveforms and feature sequences, each of them
+            in turn, so many decibels below the signal.
         seeds (`Sequence[int]`, *optional*): One repetition each, of the noise and of the choice of incomplete samples.
         batch_size, num_workers (`int`, *optional*, default to 64 and 0): Of the data loader. No number depends on them.
         device (`str` or `torch.device`, *optional*): Where to run, the model's device by default.
@@ -115,9 +118,9 @@ def measure_robustness(
         seeds=tuple(int(seed) for seed in seeds),
     )
     raw = None
-    if protocol is not None:
+    if protocol is not None or snrs:
         kinds = config.modality_kinds
-        raw = RawNoisePlan.of(protocol, noise_units, epsilons, kinds, plan.modalities, plan.seeds)
+        raw = RawNoisePlan.of(protocol, noise_units, epsilons, snrs, kinds, plan.modalities, plan.seeds)
     table_ratio, curve_ratios = _ratios(missing_ratio, missing_ratios)
     if not plan.seeds or min(plan.seeds) < 0 or len(set(plan.seeds)) < len(plan.seeds):
         raise ValueError(f"seeds are one or more different integers of at least 0, not {seeds}.")
@@ -152,8 +155,9 @@ def measure_robustness(
         primary_metric=primary,
         greater_is_better=GREATER_IS_BETTER.get(primary),
         protocol=protocol,
-        noise_units=None if raw is None else noise_units,
+        noise_units=None if protocol is None else noise_units,
         epsilons=() if raw is None else raw.epsilons,
+        snrs=() if raw is None else raw.snrs,
     )
     return RobustnessScores(settings, scores, model_name=type(model).__name__)
 

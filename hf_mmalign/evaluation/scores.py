@@ -58,11 +58,11 @@ class Condition:
     Args:
         kind (`str`): `"clean"`, `"noise"` (on embeddings), `"missing"`, or a kind of noise on raw inputs.
         modality (`str`, *optional*): The modality disturbed, or `"all"`; none for `"clean"`.
-        level (`float`, *optional*): Amplitude of the noise, ε of that on raw inputs, or the ratio of samples that miss the
-            modality.
+        level (`float`, *optional*): Amplitude of the noise, ε of that on raw inputs, the signal-to-noise ratio of white
+            noise, or the ratio of samples that miss the modality.
     """
 
-    kind: Literal["clean", "noise", "missing"] | RawNoiseKind
+    kind: Literal["clean", "noise", "missing", "white-noise"] | RawNoiseKind
     modality: str | None = None
     level: float | None = None
 
@@ -72,6 +72,7 @@ class Condition:
         if self.kind == "clean":
             return ("clean",)
         levels = {"noise": f"{self.level:g}", "missing": f"{100 * self.level:g} %"}
+        levels["white-noise"] = f"{self.level:g} dB"
         return (self.modality, self.kind, levels.get(self.kind, f"ε={self.level:g}"))
 
     def label(self, with_level: bool = True) -> str:
@@ -99,6 +100,7 @@ class RobustnessSettings:
     protocol: str | None = None
     noise_units: str | None = None
     epsilons: tuple[float, ...] = ()
+    snrs: tuple[float, ...] = ()
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,6 +27,7 @@ NoiseUnits = Literal["mvsa", "nyud2"]
 RawNoiseKind = Literal["gaussian", "salt-pepper", "words-replaced", "words-dropped"]
 
 ALL_MODALITIES = "all"
+WHITE_NOISE = "white-noise"
 # Of anything but texts; where these are put on all modalities, texts have their words replaced.
 _KINDS: tuple[RawNoiseKind, ...] = ("gaussian", "salt-pepper")
 
@@ -119,10 +121,8 @@ class NoiseProtocol:
             # The order of these draws decides what a seed means.
             if rng.random() >= _SHARE:
                 continue
-            try:
+            with _named(name, index):
                 cell = self._noisy_cell(value, of, applied, epsilon, rng)
-            except (TypeError, ValueError, OSError, RuntimeError) as error:  # RuntimeError: of libsndfile
-                raise ValueError(f"Noise on {name!r} of sample {index} is not possible: {error}") from error
             if cell is not None:
                 noisy[name] = cell
         return {**row, **noisy} if noisy else None
@@ -136,7 +136,9 @@ class NoiseProtocol:
             return None
         if of == "image":
             return self._noisy_picture(value, kind, epsilon, rng)
-        return (_noisy_sound if of == "audio" else _noisy_numbers)(value, kind, epsilon, rng)
+        if kind == "salt-pepper":
+            return _noisy_numbers(value, of, lambda numbers: salt_and_pepper_values(numbers, _DENSITY, rng))
+        return _noisy_numbers(value, of, lambda numbers: noise_at_snr(numbers, -20 * np.log10(epsilon / 10), rng))
 
     def _noisy_picture(self, value: Any, kind: str, epsilon: float, rng: np.random.Generator) -> PIL.Image.Image:
         pixels = np.asarray(self._resized(_as_picture(value)))
@@ -159,11 +161,54 @@ class NoiseProtocol:
         return picture.resize((width, height), PIL.Image.Resampling.BILINEAR)
 
 
+@dataclass(frozen=True)
+class WhiteNoise:
+    """White Gaussian noise on the waveforms and feature sequences of every sample; pictures and texts pass unchanged.
+
+    As with a [`NoiseProtocol`], a sample's noise is a function of seed, epoch, its index and the modality alone, and the
+    strength scales one and the same draw.
+
+    Args:
+        snr (`float`): How many decibels it lies below the signal, whose power is its variance.
+
+    Raises:
+        ValueError: If that is no finite number.
+    """
+
+    snr: float
+
+    def __post_init__(self) -> None:
+        if isinstance(self.snr, bool) or not isinstance(self.snr, (int, float)) or not abs(self.snr) < float("inf"):
+            raise ValueError(f"A signal-to-noise ratio is a finite number of decibels, not {self.snr}.")
+
+    def disturb(
+        self, row: Mapping[str, Any], modality_kinds: Mapping[str, str | int], index: int, seed: int = 0, epoch: int = 0
+    ) -> dict[str, Any] | None:
+        """As [`NoiseProtocol.disturb`]; None where the sample has nothing that can be disturbed."""
+        noisy = {}
+        for name, of in modality_kinds.items():
+            if of not in ("text", "image") and not _is_missing(row.get(name)):
+                rng = _generator(seed, epoch, index, WHITE_NOISE, name)
+                with _named(name, index):
+                    noisy[name] = _noisy_numbers(
+                        row[name], of, lambda numbers, r=rng: noise_at_snr(numbers, self.snr, r)
+                    )
+        return {**row, **noisy} if noisy else None
+
+
 def check_epsilon(epsilon: Any, name: str) -> float:
     """ε as a float. Raises ValueError, naming the argument, unless it is a finite number of at least 0."""
     if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 <= epsilon < float("inf"):
         raise ValueError(f"{name} is {epsilon}; expected a finite number of at least 0.")
     return float(epsilon)
+
+
+@contextmanager
+def _named(modality: str, index: int) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError, OSError, RuntimeError) as error:  # RuntimeError: of libsndfile
+        raise ValueError(f"Noise on {modality!r} of sample {index} is not possible: {error}") from error
 
 
 def _generator(seed: int, epoch: int, index: int, *words: str) -> np.random.Generator:
@@ -195,32 +240,30 @@ def _as_picture(value: Any) -> PIL.Image.Image:
         return picture.convert("RGB")
 
 
-def _noisy_sound(value: Any, kind: str, epsilon: float, rng: np.random.Generator) -> Any:
-    """A waveform in the form in which it came, or a file's as `{"array": (S,), "sampling_rate": …}`."""
-    if isinstance(value, Mapping) and value.get("array") is not None:
-        return {**value, "array": _noisy_numbers(value["array"], kind, epsilon, rng)}
-    if hasattr(value, "get_all_samples"):  # as `datasets` decodes sounds where torchcodec is installed
-        decoded = value.get_all_samples()
-        samples, rate = np.asarray(decoded.data).mean(axis=0), int(decoded.sample_rate)
-    elif isinstance(value, (str, Path, bytes, Mapping)):
-        import soundfile  # loads a shared library, which data without sound should not need
-
-        if isinstance(value, Mapping):
-            value = value["path"] if value.get("bytes") is None else value["bytes"]
-        samples, rate = soundfile.read(io.BytesIO(value) if isinstance(value, bytes) else str(value), dtype="float32")
-        samples = samples if samples.ndim == 1 else samples.mean(axis=1)
-    else:
-        return _noisy_numbers(value, kind, epsilon, rng)
-    return {"array": _noisy_numbers(samples, kind, epsilon, rng), "sampling_rate": rate}
-
-
-def _noisy_numbers(value: Any, kind: str, epsilon: float, rng: np.random.Generator) -> Any:
-    """Numbers in the form in which they came, a tensor or an array."""
+def _noisy_numbers(value: Any, of: str | int, noise: Callable[[np.ndarray], np.ndarray]) -> Any:
+    """Numbers in the form in which they came, a tensor or an array; a sound's file as `{"array", "sampling_rate"}`."""
+    if of == "audio":
+        if isinstance(value, Mapping) and value.get("array") is not None:
+            return {**value, "array": _noisy_numbers(value["array"], 1, noise)}
+        if hasattr(value, "get_all_samples") or isinstance(value, (str, Path, bytes, Mapping)):
+            samples, rate = _decoded(value)
+            return {"array": noise(samples), "sampling_rate": rate}
     numbers = value.cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
     if not np.issubdtype(numbers.dtype, np.number):
         raise TypeError(f"numbers are expected, not {numbers.dtype}")
-    if kind == "salt-pepper":
-        noisy = salt_and_pepper_values(numbers, _DENSITY, rng)
-    else:
-        noisy = noise_at_snr(numbers, -20 * np.log10(epsilon / 10), rng)
+    noisy = noise(numbers)
     return torch.from_numpy(noisy).to(value) if isinstance(value, torch.Tensor) else noisy
+
+
+def _decoded(sound: Any) -> tuple[np.ndarray, int]:
+    """A sound's samples in one channel, (S,), and its sampling rate."""
+    if hasattr(sound, "get_all_samples"):  # as `datasets` decodes sounds where torchcodec is installed
+        decoded = sound.get_all_samples()
+        return np.asarray(decoded.data).mean(axis=0), int(decoded.sample_rate)
+    import soundfile  # loads a shared library, which data without sound should not need
+
+    if isinstance(sound, Mapping):
+        sound = sound["path"] if sound.get("bytes") is None else sound["bytes"]
+    source = io.BytesIO(sound) if isinstance(sound, bytes) else str(sound)
+    samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
+    return samples.mean(axis=1), rate

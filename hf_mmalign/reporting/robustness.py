@@ -44,6 +44,9 @@ class RobustnessReport(RobustnessScores):
             parts.append(f"Noise {noise}, a = {amplitudes}, on the embeddings of one modality's content tokens.")
         if s.protocol is not None:
             parts.append(_raw_noise(s))
+        if s.snrs:
+            ratios = ", ".join(f"{snr:g}" for snr in s.snrs)
+            parts.append(f"White noise on raw waveforms and feature sequences, {ratios} dB below the signal.")
         parts.append(f"Missing: the embeddings of one modality {gone} for a share of the samples. {seeds}.")
         return " ".join(parts)
 

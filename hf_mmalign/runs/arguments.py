@@ -149,6 +149,12 @@ class EvaluationArguments:
             "256; nyud2, of ε at 224 × 224."
         },
     )
+    snrs: list[float] = field(
+        default_factory=list,
+        metadata={
+            "help": "Also white noise on raw waveforms and feature sequences, so many decibels below the signal."
+        },
+    )
     robustness_seeds: list[int] = field(
         default_factory=lambda: [0, 1, 2, 3, 4], metadata={"help": "Seeds of noise and of the choice of samples."}
     )
@@ -163,6 +169,8 @@ class EvaluationArguments:
             raise ValueError(
                 f"epsilons is {self.epsilons}; expected finite numbers of at least 0, one of them above it."
             )
+        if not all(math.isfinite(snr) for snr in self.snrs):
+            raise ValueError(f"snrs is {self.snrs}; expected finite numbers of decibels.")
         seeds = self.robustness_seeds
         if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
             raise ValueError(f"robustness_seeds is {seeds}; expected different whole numbers of at least 0.")

@@ -199,6 +199,7 @@ def robustness_of(model, data, collator, arguments: Arguments, batch_size: int) 
         protocol=settings.protocol,
         epsilons=settings.epsilons,
         noise_units=settings.noise_units,
+        snrs=settings.snrs,
         seeds=settings.robustness_seeds,
         batch_size=batch_size,
     )

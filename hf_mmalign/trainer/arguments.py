@@ -123,8 +123,9 @@ class MultimodalTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Noise on the raw inputs of training samples, a new draw each epoch: {protocol: qmf or clean, kind: "
-            "gaussian, salt-pepper, words-replaced or words-dropped, epsilon: 5}, and if need be units (mvsa, nyud2) and "
-            "modalities (all). Evaluation during training stays clean."
+            "gaussian, salt-pepper, words-replaced or words-dropped, epsilon: 5}, and if need be units (mvsa, nyud2), or "
+            "{snr: 10}, white noise on waveforms and feature sequences; either with modalities, if not on all. Evaluation "
+            "during training stays clean."
         },
     )
     early_stopping_patience: int | None = field(

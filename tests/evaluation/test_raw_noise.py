@@ -8,6 +8,8 @@ import torch
 from transformers import EvalPrediction, ViltImageProcessor
 
 from hf_mmalign import (
+    FusionConfig,
+    FusionForSequenceClassification,
     MultimodalCollator,
     MultimodalProcessor,
     ViltWmaConfig,
@@ -17,7 +19,7 @@ from hf_mmalign import (
 )
 from hf_mmalign.data.processor import train_tokenizer
 from hf_mmalign.evaluation.scores import CLEAN, Condition
-from hf_mmalign.perturbation.protocols import NoiseProtocol
+from hf_mmalign.perturbation.protocols import NoiseProtocol, WhiteNoise
 from hf_mmalign.reporting.robustness import RobustnessReport
 
 KINDS = {"text": "text", "image": "image"}
@@ -117,11 +119,36 @@ def test_table_json_and_plot(parts, tmp_path):
 def test_reports_of_before_are_still_read(parts, tmp_path):
     report = run(parts, protocol=None)
     data = report.to_dict()
-    for key in ("protocol", "noise_units", "epsilons"):
+    for key in ("protocol", "noise_units", "epsilons", "snrs"):
         del data["settings"][key]
     (tmp_path / "robustness.json").write_text(json.dumps(data))
     assert RobustnessReport.from_json(tmp_path / "robustness.json").settings == report.settings
     assert not [condition for condition in report.scores if condition.kind not in ("clean", "missing")]
+
+
+@pytest.mark.parametrize("protocol", [None, "qmf"])
+def test_white_noise_on_feature_sequences(protocol):
+    torch.manual_seed(0)
+    sizes = {"audio": 3, "vision": 4}
+    model = FusionForSequenceClassification(FusionConfig(feature_sizes=sizes, num_labels=2, hidden_size=8)).eval()
+    draw = np.random.default_rng(0)
+    rows = [{name: draw.normal(size=(5, size)) for name, size in sizes.items()} | {"label": i % 2} for i in range(12)]
+    collator = MultimodalCollator(MultimodalProcessor(), sizes, "single_label_classification", 2)
+    report = run((model, rows, collator), snrs=(20, 0), protocol=protocol, compute_metrics=weighed)
+    white = [condition for condition in report.scores if condition.kind == "white-noise"]
+    assert [(c.modality, c.level) for c in white] == [(name, snr) for name in sizes for snr in (20.0, 0.0)]
+    for condition in white:
+        for place, seed in enumerate((0, 1)):
+            kinds = {condition.modality: 3}
+            noisy = [WhiteNoise(condition.level).disturb(row, kinds, i, seed) for i, row in enumerate(rows)]
+            batch = collator(noisy)
+            del batch["labels"]
+            with torch.no_grad():
+                expected = weighed(EvalPrediction(model(**batch).logits.numpy(), None))["weighed"]
+            assert report.scores[condition]["weighed"].values[place] == pytest.approx(expected, abs=1e-4)
+    assert "| audio white-noise 20 dB " in report.to_markdown()
+    assert "20, 0 dB below the signal" in report.to_markdown()
+    assert (report.settings.protocol, report.settings.snrs) == (protocol, (20.0, 0.0))
 
 
 def test_one_modality_has_no_row_of_all(parts):
@@ -136,6 +163,7 @@ def test_one_modality_has_no_row_of_all(parts):
     ({"epsilons": ()}, r"epsilons is \[\]; a protocol needs one above 0"),
     ({"epsilons": (5, -1)}, "epsilons is -1; expected a finite number"),
     ({"epsilons": (np.nan,)}, "epsilons is nan"),
+        ({"snrs": (10,)}, "snrs is for waveforms and feature sequences"),
 ])  # fmt: skip
 def test_bad_arguments(parts, arguments, message):
     with pytest.raises(ValueError, match=message):

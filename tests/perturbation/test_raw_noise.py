@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from hf_mmalign.perturbation.protocols import NoiseProtocol
+from hf_mmalign.perturbation.protocols import NoiseProtocol, WhiteNoise
 from hf_mmalign.perturbation.raw_noise import (
     drop_words,
     gaussian_pixels,
@@ -265,6 +265,29 @@ def test_a_cell_of_another_kind_is_an_error_that_names_it(cell, message):
     drawn = next(seed for seed in range(50) if protocol.disturb(row(), kinds, kind, 5.0, 0, seed))
     with pytest.raises(ValueError, match=message):
         protocol.disturb(cell, kinds, kind, 5.0, 0, drawn)
+
+
+@pytest.mark.parametrize("snr", [-3.0, 0, 20.0])
+def test_white_noise_on_every_sample_at_its_ratio(snr):
+    sample = row() | {"audio": rng().normal(size=(4000, 3)) * 5 - 30, "speech": rng(1).normal(size=4000)}
+    noise, kinds = WhiteNoise(snr), KINDS | {"speech": "audio"}
+    for index in range(5):
+        noisy = noise.disturb(sample, kinds, index)
+        assert noisy["text"] is sample["text"]
+        assert noisy["image"] is sample["image"]
+        for name in ("audio", "speech"):
+            ratio = sample[name].var() / (noisy[name] - sample[name]).var()
+            assert 10 * np.log10(ratio) == pytest.approx(snr, abs=0.3)
+    again, other = noise.disturb(sample, kinds, 4), noise.disturb(sample, kinds, 4, epoch=1)
+    np.testing.assert_array_equal(again["audio"], noisy["audio"])
+    assert np.abs(other["audio"] - noisy["audio"]).max() > 0
+    assert noise.disturb({"text": "a", "audio": None}, {"text": "text", "audio": 3}, 0) is None
+
+
+@pytest.mark.parametrize("snr", [np.inf, "10", True])
+def test_a_ratio_that_is_none(snr):
+    with pytest.raises(ValueError, match="finite number of decibels"):
+        WhiteNoise(snr)
 
 
 def test_an_unknown_protocol_is_refused():

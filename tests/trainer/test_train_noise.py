@@ -115,6 +115,14 @@ def test_only_the_modalities_that_are_named(tmp_path):
     assert changed["audio"] > 0
 
 
+def test_white_noise_on_every_sample(tmp_path):
+    trainer = build(tmp_path, train_noise={"snr": 10, "modalities": ["audio"]})
+    trainer.train()
+    sizes = np.array(list(noise_by_sample(trainer.data_collator.seen).values()))
+    assert (sizes > 0).all()
+    assert (sizes[:, 0] != sizes[:, 1]).all()
+
+
 def test_json_text_as_of_a_command_line(tmp_path):
     arguments = MultimodalTrainingArguments(
         str(tmp_path), train_noise='{"protocol": "qmf", "kind": "gaussian", "epsilon": 5}'
@@ -130,6 +138,8 @@ def test_json_text_as_of_a_command_line(tmp_path):
     (NOISE | {"kind": "salt"}, "train_noise: kind is one of"),
     (NOISE | {"epsilon": -1}, "train_noise: epsilon is -1"),
     (NOISE | {"units": "imagenet"}, "train_noise: noise_units is one of"),
+    ({"snr": "loud"}, "train_noise: snr: A signal-to-noise ratio is a finite number"),
+    ({"snr": 10, "epsilon": 5}, "'epsilon' is no key of it"),
 ])  # fmt: skip
 def test_bad_arguments_are_refused_before_anything_is_built(tmp_path, noise, message):
     with pytest.raises(ValueError, match=message):
