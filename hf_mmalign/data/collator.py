@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
 from torch import Tensor
 
 from .errors import DataError
 from .processor import MultimodalProcessor
-from .schema import modalities_of, num_labels_of, problem_type_of
+from .schema import AnyDataset, modalities_of, num_labels_of, problem_type_of
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
@@ -54,14 +53,15 @@ class MultimodalCollator:
         self.num_labels = num_labels
 
     @classmethod
-    def from_dataset(cls, processor: MultimodalProcessor, dataset: Dataset | DatasetDict) -> "MultimodalCollator":
+    def from_dataset(cls, processor: MultimodalProcessor, dataset: AnyDataset) -> "MultimodalCollator":
         """A collator for a data set, of which it finds out modalities, task and number of labels.
 
         Args:
             processor (`MultimodalProcessor`): Makes the tensors.
-            dataset (`datasets.Dataset` or `DatasetDict`): As :func:`load_multimodal_dataset` gives it, or made by hand:
-                `text` a string, pictures as `datasets.Image`, feature sequences as `Array2D((None, D))`, lists of lists, or
-                lists (one step); `label` a `ClassLabel`, integers, floats, or a list of `ClassLabel`.
+            dataset (`datasets.Dataset`, `IterableDataset`, or a dict of such splits): As
+                :func:`load_multimodal_dataset` gives it, or made by hand: `text` a string, pictures as `datasets.Image`,
+                feature sequences as `Array2D((None, D))`, lists of lists, or lists (one step); `label` a `ClassLabel`,
+                integers, floats, or a list of `ClassLabel`.
 
         Raises:
             DataError: If it has no modality or no label of a known task.

@@ -1,19 +1,20 @@
 """Mean and standard deviation of feature sequences: fitted on the training split, kept with the processor."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from .errors import DataError
-from .validation import check_finite, feature_chunks
+from .schema import modalities_of
+from .validation import check_finite, row_batches, steps_of
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,29 @@ class FeatureStatistics:
             raise DataError("the mean must be finite, the standard deviation finite and above 0", field="mean, std")
 
     @classmethod
-    def fit(cls, data: Dataset, column: str) -> "FeatureStatistics":
+    def fit(cls, data: Dataset | IterableDataset, column: str) -> "FeatureStatistics":
         """Fit to all steps of a feature-sequence column, in one pass; a missing sequence has no steps and does not count.
 
         Raises:
             DataError: If there is no step at all, or NaN or Inf among them.
         """
-        scaler = StandardScaler()
-        for _, _, steps in feature_chunks(data, column):
-            if not np.isfinite(steps).all():
-                check_finite(data, column)
-            if len(steps):
-                scaler.partial_fit(steps)
+        return cls.fit_all(data, [column])[column]
+
+    @classmethod
+    def fit_all(cls, data: Dataset | IterableDataset, columns: Sequence[str]) -> "dict[str, FeatureStatistics]":
+        """As :meth:`fit`, of several columns in one pass."""
+        kinds, scalers = modalities_of(data), {column: StandardScaler() for column in columns}
+        for first_row, table in row_batches(data, list(columns)):
+            for column, scaler in scalers.items():
+                _, steps = steps_of(table.column(column).combine_chunks(), kinds[column], first_row, column)
+                if not np.isfinite(steps).all():
+                    check_finite(data, column)
+                if len(steps):
+                    scaler.partial_fit(steps)
+        return {column: cls._of_scaler(scaler, column) for column, scaler in scalers.items()}
+
+    @classmethod
+    def _of_scaler(cls, scaler: StandardScaler, column: str) -> "FeatureStatistics":
         if not hasattr(scaler, "scale_"):
             raise DataError("missing in every row, so there is nothing to fit", field=column)
         # A spread below what float32 resolves at the mean is rounding, and dividing by it would blow it up.

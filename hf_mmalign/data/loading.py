@@ -26,8 +26,10 @@ from datasets import DatasetDict, Features
 from datasets.exceptions import DatasetGenerationError
 
 from .errors import DataError
+from .kept import kept
 from .readers.files import require_text
 from .readers.options import require_integer
+from .readers.table import open_stream
 from .schema import (
     SPLITS,
     Source,
@@ -37,6 +39,8 @@ from .schema import (
     problem_type_of,
 )
 from .splitting import fold_of_rows
+from .streams import StreamedDatasetDict, as_rows_of_arrays
+from .tables import version_on_hub
 
 __all__ = [
     "FORMATS",
@@ -88,8 +92,9 @@ def load_multimodal_dataset(
     fold: int | None = None,
     fold_seed: int = 0,
     fold_group: str | None = None,
+    streaming: bool = False,
     **options: Any,
-) -> DatasetDict:
+) -> DatasetDict | StreamedDatasetDict:
     """Load an embedded data set, or files in one of the field's formats, with the splits train, validation and test.
 
     The files are read once, checked on the way, and written as Arrow; later calls map that into memory. The cache knows the
@@ -111,14 +116,21 @@ def load_multimodal_dataset(
             those.
         fold_seed (`int`), fold_group (`str`, *optional*): Seed of the draw, and a column whose rows of one value stay in
             one fold; of a `table` the one kept by its option `group` is taken if there is one.
+        streaming (`bool`): For a `table` of Parquet, JSON lines, CSV or webdataset shards, on disk or on the Hub: the
+            training split is a `datasets.IterableDataset`, read while it is trained on, and its memory and disk do not grow
+            with its length. Validation and test, which are read many times, are on Arrow as ever.
         options: Options of the reader; see its `open_…` function.
 
     Returns:
-        `DatasetDict`. Where there are feature sequences its format is `numpy`, so that rows come as float32 arrays.
+        `DatasetDict`, or for `streaming` a dict of the training stream and two `Dataset`s. Where there are feature
+        sequences the format is `numpy`, so that rows come as float32 arrays.
 
     Raises:
         DataError: For an unknown name or option, and for every malformed file: with the file, the row and the field.
     """
+    if streaming:
+        _refuse_to_stream(name_or_format, label_column, folds, fold)
+        return _streamed(path, options, cache_dir)
     options |= _own_folds(name_or_format, folds, fold)
     opener = _opener(name_or_format, options)
     if FORMATS[name_or_format].embedded:
@@ -129,11 +141,7 @@ def load_multimodal_dataset(
     else:
         if path is None:
             raise DataError(f"{name_or_format} needs the path of its file or folder")
-        root = Path(path).expanduser().absolute()
-        if name_or_format == "table" and not root.exists():
-            root, files = str(path), []  # a name on the Hub
-        else:
-            files = _files_under(root)
+        root, files = _found(path, name_or_format)
         open_source = partial(opener, root, **options)
     fingerprint = _fingerprint(name_or_format, files, options)
     cache_root = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
@@ -142,10 +150,47 @@ def load_multimodal_dataset(
         dataset = _relabelled(dataset, label_column)
     if fold is not None and "fold" not in options:
         dataset = _folded(dataset, folds, fold, fold_seed, fold_group)
-    if any(isinstance(kind, int) for kind in modalities_of(dataset).values()):
-        # As plain Python rows, float32 arrays would become nested lists of floats.
-        dataset = dataset.with_format("numpy")
-    return dataset
+    return as_rows_of_arrays(dataset)
+
+
+def _refuse_to_stream(name: str, label_column: str, folds: int | None, fold: int | None) -> None:
+    if name != "table":
+        raise DataError(f"only the format table can be streamed, not {name!r}; leave it out", field="streaming")
+    if folds is not None or fold is not None:
+        raise DataError(
+            "folds draw from all rows, which a stream does not have at hand; name files or splits of the table, or leave "
+            "streaming out",
+            field="fold",
+        )
+    if label_column != "label":
+        raise DataError(f"a table's option label names the column: label: {label_column}", field="label_column")
+
+
+def _streamed(
+    path: str | os.PathLike | None, options: dict[str, Any], cache_dir: str | os.PathLike | None
+) -> StreamedDatasetDict:
+    _opener("table", options)
+    if path is None:
+        raise DataError("table needs the path of its file or folder")
+    root, files = _found(path, "table")
+    version = version_on_hub(root) if isinstance(root, str) else None
+    fingerprint = _fingerprint("table", files, options | {"streaming": version})
+
+    def keep(what: str, find: Callable[[], Any]) -> Any:
+        return kept(what, {"data": fingerprint}, find, cache_dir)
+
+    train, source = open_stream(root, options, keep)
+    cache_root = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
+    others = _build(lambda: source, fingerprint, cache_root, tuple(source.splits))
+    return StreamedDatasetDict({"train": train, **as_rows_of_arrays(others)}, fingerprint)
+
+
+def _found(path: str | os.PathLike, name: str) -> tuple[Path | str, list[Path]]:
+    """The path itself and all files there; a name on the Hub and none."""
+    root = Path(path).expanduser().absolute()
+    if name == "table" and not root.exists():
+        return str(path), []
+    return root, _files_under(root)
 
 
 def _own_folds(name: str, folds: int | None, fold: int | None) -> dict[str, Any]:
@@ -252,7 +297,9 @@ def _fingerprint(name: str, files: list[Path], options: dict[str, Any]) -> str:
     return digest.hexdigest()[:24]
 
 
-def _build(open_source: Callable[[], Source], fingerprint: str, cache_root: Path) -> DatasetDict:
+def _build(
+    open_source: Callable[[], Source], fingerprint: str, cache_root: Path, names: tuple[str, ...] = SPLITS
+) -> DatasetDict:
     # Opened at most once, and not at all when everything is cached.
     source = cache(open_source)
     # The columns are kept beside the Arrow files, because finding them out can mean reading a whole pickle.
@@ -271,7 +318,7 @@ def _build(open_source: Callable[[], Source], fingerprint: str, cache_root: Path
             raise DataError(f"the {split} split is empty")
 
     splits = {}
-    for split in SPLITS:
+    for split in names:
         try:
             splits[split] = datasets.Dataset.from_generator(
                 partial(rows, split),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, IterableDataset
 from torch import Tensor
 from transformers import (
     AutoFeatureExtractor,
@@ -99,11 +99,14 @@ class MultimodalProcessor(PushToHubMixin):
         names += ["modality_inputs"] if set(self.modality_processors) - {"audio"} else []
         return [*names, "features", "feature_mask"]
 
-    def fit_features(self, dataset: Dataset, modalities: Iterable[str] | None = None) -> "MultimodalProcessor":
+    def fit_features(
+        self, dataset: Dataset | IterableDataset, modalities: Iterable[str] | None = None
+    ) -> "MultimodalProcessor":
         """Fit the normalisation of feature sequences: mean and standard deviation per dimension over all valid steps.
 
         Args:
-            dataset (`datasets.Dataset`): The training split; with any other, what is tested would leak into training.
+            dataset (`datasets.Dataset` or `IterableDataset`): The training split, which is read once; with any other, what
+                is tested would leak into training.
             modalities (`Iterable[str]`, *optional*): The columns to normalise, by default all feature sequences.
 
         Returns:
@@ -112,15 +115,16 @@ class MultimodalProcessor(PushToHubMixin):
         Raises:
             DataError: For a column that is no feature sequence, is missing in every row, or holds NaN or Inf.
         """
-        if isinstance(dataset, DatasetDict):
+        if isinstance(dataset, dict):
             raise TypeError("fit_features takes one split: pass dataset['train']")
         kinds = modalities_of(dataset)
         available = [name for name, kind in kinds.items() if isinstance(kind, int)]
-        for name in available if modalities is None else modalities:
+        names = available if modalities is None else list(modalities)
+        for name in names:
             if name not in available:
                 raise DataError(f"no feature sequence; there is {', '.join(available) or 'none'}", field=name)
-            self.feature_statistics[name] = FeatureStatistics.fit(dataset, name)
-            self.feature_sizes[name] = kinds[name]
+        self.feature_statistics |= FeatureStatistics.fit_all(dataset, names) if names else {}
+        self.feature_sizes |= {name: kinds[name] for name in names}
         return self
 
     def learn_feature_sizes(self, sizes: Mapping[str, int]) -> None:

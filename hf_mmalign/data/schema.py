@@ -5,9 +5,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.compute as pc
-from datasets import Array2D, Audio, ClassLabel, Dataset, DatasetDict, Features, Image, LargeList, List, Value
+from datasets import (
+    Array2D,
+    Audio,
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDataset,
+    IterableDatasetDict,
+    LargeList,
+    List,
+    Value,
+)
 
 from .errors import DataError
+
+# A split or several, on Arrow or as streams.
+AnyDataset = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 
 SPLITS = ("train", "validation", "test")
 
@@ -41,7 +57,7 @@ def feature_sequence(width: int) -> Array2D:
     return Array2D(shape=(None, width), dtype=FEATURE_SEQUENCE_DTYPE)
 
 
-def modalities_of(dataset: Dataset | DatasetDict | Features) -> dict[str, str | int]:
+def modalities_of(dataset: AnyDataset | Features) -> dict[str, str | int]:
     """Names of the modality columns, in column order, each with its kind.
 
     In a data set made by hand, lists of numbers are one step of features and lists of lists a sequence of them; their width
@@ -80,8 +96,8 @@ def _list_depth(column: Any) -> int:
     return depth if numeric and depth <= 2 else 0
 
 
-def _first_width(dataset: Dataset | DatasetDict, name: str) -> int:
-    for data in dataset.values() if isinstance(dataset, DatasetDict) else [dataset]:
+def _first_width(dataset: AnyDataset, name: str) -> int:
+    for data in dataset.values() if isinstance(dataset, dict) else [dataset]:
         for table in data.select_columns([name]).with_format("arrow").iter(batch_size=1000):
             for cell in table.column(name):
                 value = cell.as_py() if cell.is_valid else None
@@ -92,7 +108,7 @@ def _first_width(dataset: Dataset | DatasetDict, name: str) -> int:
     )
 
 
-def problem_type_of(dataset: Dataset | DatasetDict | Features) -> str:
+def problem_type_of(dataset: AnyDataset | Features) -> str:
     """The `problem_type` of a transformers config that fits the column `label`."""
     label = _label_column(dataset)
     if isinstance(label, ClassLabel):
@@ -107,7 +123,7 @@ def problem_type_of(dataset: Dataset | DatasetDict | Features) -> str:
     raise DataError(f"no task is known for a label column of type {label}{advice}", field="label")
 
 
-def label_names_of(dataset: Dataset | DatasetDict | Features) -> list[str] | None:
+def label_names_of(dataset: AnyDataset | Features) -> list[str] | None:
     """Class names by class id; None for regression."""
     label = _label_column(dataset)
     if isinstance(label, List):
@@ -115,24 +131,34 @@ def label_names_of(dataset: Dataset | DatasetDict | Features) -> list[str] | Non
     return list(label.names) if isinstance(label, ClassLabel) else None
 
 
-def num_labels_of(dataset: Dataset | DatasetDict | Features) -> int:
+def num_labels_of(dataset: AnyDataset | Features) -> int:
     """Number of classes (single- and multi-label), or 1 for regression. Plain integers are classes up to the largest."""
     names = label_names_of(dataset)
     if names is None and problem_type_of(dataset) == "single_label_classification":
-        splits = dataset.values() if isinstance(dataset, DatasetDict) else [dataset]
+        splits = dataset.values() if isinstance(dataset, dict) else [dataset]
+        if any(isinstance(data, IterableDataset) for data in splits):
+            raise DataError(
+                "a stream's integers do not tell how many classes there are; name them, as "
+                "dataset.cast_column('label', ClassLabel(names=[…])) does",
+                field="label",
+            )
         return 1 + max(int(pc.max(data.data.column("label")).as_py() or 0) for data in splits)
     return 1 if names is None else len(names)
 
 
-def _features_of(dataset: Dataset | DatasetDict | Features) -> Features:
+def _features_of(dataset: AnyDataset | Features) -> Features:
     if isinstance(dataset, Features):
         return dataset
-    if isinstance(dataset, DatasetDict):
-        return next(iter(dataset.values())).features
-    return dataset.features
+    data = next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
+    if data.features is None:
+        raise DataError(
+            "the stream does not say which columns it has; give it features, as IterableDataset.from_generator and "
+            "IterableDataset.cast take them"
+        )
+    return data.features
 
 
-def _label_column(dataset: Dataset | DatasetDict | Features):
+def _label_column(dataset: AnyDataset | Features):
     features = _features_of(dataset)
     if "label" not in features:
         raise DataError(f"the data set has no column 'label'; its columns are {sorted(features)}", field="label")

@@ -1,12 +1,14 @@
 """Tables as strangers keep them, opened as `datasets` without decoding pictures or sounds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tarfile import TarError
 from typing import Any
 
 import datasets
 import numpy as np
-from datasets import Audio, Dataset, DatasetDict, Image
+import pyarrow as pa
+from datasets import Audio, Dataset, DatasetDict, Features, Image, IterableDataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from .errors import DataError
@@ -23,6 +25,20 @@ _BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".arrow": ("arrow", {}),
     ".tar": ("webdataset", {}),
 }
+# Rows by which a stream's columns are known, and the parts in which one of Arrow files can be read side by side.
+_ROWS_LOOKED_AT = 1000
+_PARTS_ON_DISK = 64
+# What the libraries that read files raise of files that are not what they should be.
+_UNREADABLE = (
+    DatasetGenerationError,
+    DatasetNotFoundError,
+    OSError,
+    ValueError,
+    TypeError,
+    EOFError,
+    TarError,
+    pa.ArrowException,
+)
 
 
 def open_table(source: str | Path, files: Mapping[str, str] | None = None, *, streaming: bool = False) -> Any:
@@ -34,7 +50,8 @@ def open_table(source: str | Path, files: Mapping[str, str] | None = None, *, st
             wrote; or a data set's name on the Hub.
         files (`Mapping[str, str]`, *optional*): By split, the file or pattern in the folder; left out, `load_dataset` finds
             them by their names.
-        streaming (`bool`): An `IterableDatasetDict` that reads while it is iterated.
+        streaming (`bool`): An `IterableDatasetDict` that reads while it is iterated. Where its files do not declare the
+            columns' types, the first 1000 rows tell them.
 
     Returns:
         `DatasetDict` or `IterableDatasetDict` with the table's own split names; a lone file is the split `train`. Pictures
@@ -48,15 +65,19 @@ def open_table(source: str | Path, files: Mapping[str, str] | None = None, *, st
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             table = _from_disk(path, streaming)
         elif path.suffix == ".npz" and path.is_file():
+            if streaming:
+                raise DataError(
+                    "an .npz is read as a whole; streams are of Parquet, JSON lines, CSV or .tar", file=path
+                )
             table = DatasetDict(_from_arrays(path))
         else:
             table = _load(path, str(source), files, streaming)
-    except (DatasetGenerationError, DatasetNotFoundError, OSError, ValueError, TypeError) as error:
+        return type(table)({name: _undecoded(data) for name, data in table.items()})
+    except _UNREADABLE as error:
         if isinstance(error, DataError):
             raise
         cause = error.__cause__ or error
         raise DataError(f"the table cannot be read: {str(cause) or type(cause).__name__}", file=source) from error
-    return type(table)({name: _undecoded(data) for name, data in table.items()})
 
 
 def _load(path: Path, name: str, files: Mapping[str, str] | None, streaming: bool) -> Any:
@@ -85,8 +106,39 @@ def _from_disk(path: Path, streaming: bool) -> Any:
     loaded = datasets.load_from_disk(str(path))
     table = loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
     if streaming:
-        return datasets.IterableDatasetDict({name: data.to_iterable_dataset() for name, data in table.items()})
+        return datasets.IterableDatasetDict(
+            {
+                name: data.to_iterable_dataset(num_shards=max(1, min(len(data), _PARTS_ON_DISK)))
+                for name, data in table.items()
+            }
+        )
     return table
+
+
+def arrow_tables(
+    data: Dataset | IterableDataset, columns: list[str], source: str | Path | None, batch_size: int
+) -> Iterator[pa.Table]:
+    """Some columns of a table, so many rows at a time; nothing is decoded.
+
+    Raises:
+        DataError: If a stream comes upon what cannot be read, or is of another type than its first rows. (Arrow data have
+            been read before.)
+    """
+    try:
+        yield from data.select_columns(columns).with_format("arrow").iter(batch_size=batch_size)
+    except _UNREADABLE as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"the table cannot be read: {error}", file=source) from error
+
+
+def version_on_hub(name: str) -> str:
+    """What tells one state of a data set on the Hub from another. Raises DataError if there is none of that name."""
+    try:
+        builder = datasets.load_dataset_builder(name)
+    except _UNREADABLE as error:
+        raise DataError(f"the table cannot be read: {error}", file=name) from error
+    return f"{builder.config_id} {builder.hash}"
 
 
 def _from_arrays(path: Path) -> dict[str, Dataset]:
@@ -140,7 +192,12 @@ def _trimmed(name: str, values: np.ndarray, columns: dict[str, np.ndarray], path
 
 
 def _undecoded(data: Any) -> Any:
-    for name, column in (data.features or {}).items():
+    if data.features is None:
+        first = next(iter(data.with_format("arrow").iter(_ROWS_LOOKED_AT)), None)
+        if first is None:
+            raise DataError("it has no rows", field=str(data.split))
+        data = data.cast(Features.from_arrow_schema(first.schema))
+    for name, column in data.features.items():
         if isinstance(column, (Image, Audio)):
             data = data.cast_column(name, type(column)(decode=False))
     return data

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import sentencepiece
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import cached_file
@@ -130,10 +130,25 @@ def train_sentencepiece(
 TRAINERS = {"wordpiece": train_tokenizer, "sentencepiece": train_sentencepiece}
 
 
-def train_tokenizer_on(data: Dataset, kind: TokenizerType, vocab_size: int | None = None) -> PreTrainedTokenizerFast:
-    """A tokenizer from the column `text` of a training split; sentencepiece's from 200 000 evenly spaced rows at most."""
-    texts = spaced_texts(data, len(data) if kind == "wordpiece" else _MOST_TEXTS)
+def train_tokenizer_on(
+    data: Dataset | IterableDataset, kind: TokenizerType, vocab_size: int | None = None
+) -> PreTrainedTokenizerFast:
+    """A tokenizer from the column `text` of a training split; sentencepiece's from 200 000 evenly spaced rows at most.
+
+    A stream is read once.
+    """
+    texts = spaced_texts(data, None if kind == "wordpiece" else _MOST_TEXTS)
     return TRAINERS[kind]((text for batch in texts for text in batch), vocab_size)
+
+
+def as_json(tokenizer: PreTrainedTokenizerFast) -> str:
+    """A tokenizer that was trained here, as text."""
+    return tokenizer.backend_tokenizer.to_str()
+
+
+def from_json(text: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of :func:`as_json`."""
+    return _as_bert(Tokenizer.from_str(text))
 
 
 def load_tokenizer(name_or_path: str, field: str) -> PreTrainedTokenizerBase:
@@ -159,12 +174,41 @@ def has_tokenizer(name_or_path: str) -> bool:
     return any(cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False) for file in TOKENIZER_FILES)
 
 
-def spaced_texts(data: Dataset, most: int) -> Iterator[list[str]]:
-    """The texts of at most `most` evenly spaced rows, in batches; rows without text are left out."""
-    if len(data) > most:
-        data = data.select(np.linspace(0, len(data) - 1, most).astype(int))
-    for _, array in column_batches(data, "text"):
-        yield array.drop_null().to_pylist()
+def spaced_texts(data: Dataset | IterableDataset, most: int | None) -> Iterator[list[str]]:
+    """The texts of at most `most` evenly spaced rows (None: of all), in batches; rows without text are left out.
+
+    A stream, whose length nobody knows, is read to its end; its evenly spaced rows are then a list in memory.
+    """
+    if most is None:
+        for _, array in column_batches(data, "text"):
+            yield array.drop_null().to_pylist()
+    elif isinstance(data, IterableDataset):
+        yield [text for text in _thinned(data, most) if text is not None]
+    else:
+        yield from spaced_texts(data.select(_spaced(len(data), most)) if len(data) > most else data, None)
+
+
+def _thinned(data: IterableDataset, most: int) -> list[str | None]:
+    """Every row is taken until they are twice too many; then every second is dropped, and so on."""
+    taken: list[str | None] = []
+    step = 1
+    for first_row, array in column_batches(data, "text"):
+        taken += array.take(np.arange(-first_row % step, len(array), step)).to_pylist()
+        while len(taken) >= 2 * most:
+            taken, step = taken[::2], 2 * step
+    return [taken[row] for row in _spaced(len(taken), most)] if len(taken) > most else taken
+
+
+def _spaced(count: int, most: int) -> np.ndarray:
+    return np.linspace(0, count - 1, most).astype(int)
+
+
+def first_texts(data: IterableDataset, most: int) -> Iterator[list[str]]:
+    """The texts of a stream's first `most` rows, in batches."""
+    for first_row, array in column_batches(data, "text"):
+        yield array[: most - first_row].drop_null().to_pylist()
+        if first_row + len(array) >= most:
+            return
 
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[np.ndarray, int]:

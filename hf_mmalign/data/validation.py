@@ -1,18 +1,21 @@
 """Checks on a loaded data set before training starts, each in one pass over its Arrow columns."""
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, DatasetInfo, Features, Image, IterableDataset, IterableDatasetDict
 
 from .audio import check_audio
 from .errors import DataError
 from .pictures import check_processable, opened_picture
 from .schema import modalities_of, problem_type_of
+from .tables import arrow_tables
 
 __all__ = [
     "DataError",
@@ -22,14 +25,18 @@ __all__ = [
     "file_sources",
     "flat_labels",
     "image_sources",
+    "picture_files",
+    "row_batches",
+    "steps_of",
     "validate_dataset",
 ]
 
 _BATCH = 1000
+_FEW = 16
 
 
 def validate_dataset(
-    dataset: DatasetDict,
+    dataset: DatasetDict | IterableDatasetDict,
     modalities: Mapping[str, str | int],
     problem_type: str,
     num_labels: int,
@@ -38,7 +45,7 @@ def validate_dataset(
     """Check that a model can be trained and evaluated on a data set.
 
     Args:
-        dataset (`DatasetDict`): The splits; all are checked, and `train` must be among them.
+        dataset (`DatasetDict`): The splits; all are checked, and `train` must be among them. A stream is read once.
         modalities (`Mapping[str, str | int]`): What the model takes: by column, `"text"`, `"image"`, `"audio"` or the
             feature width.
         problem_type (`str`): The model's `problem_type`.
@@ -56,23 +63,66 @@ def validate_dataset(
     if "train" not in dataset:
         raise DataError(f"there is no train split, only {sorted(dataset)}")
     for split, data in dataset.items():
-        if len(data) == 0:
+        streamed, rows = isinstance(data, IterableDataset), 0
+        if not streamed and len(data) == 0:
             raise DataError("the split is empty", field=str(split))
         _check_columns(data, str(split), modalities)
-        _check_labels(data, str(split), problem_type, num_labels)
-        for name, kind in modalities.items():
-            if isinstance(kind, int):
-                check_finite(data, name, f"{split}.{name}")
-            elif kind == "image":
-                _check_images(data, f"{split}.{name}", name, (image_processors or {}).get(name))
-            elif kind == "audio":
-                for row, source in file_sources(data, name):
-                    check_audio(source, row=row, field=f"{split}.{name}")
-            else:
-                _check_texts(data, f"{split}.{name}", name)
+        for part in _parts_of_stream(data, modalities) if streamed else [data]:
+            try:
+                _check_rows(part, str(split), modalities, problem_type, num_labels, image_processors or {})
+            except DataError as error:
+                row = None if error.row is None else rows + error.row
+                raise DataError(error.message, file=error.file, row=row, field=error.field) from error
+            rows += len(part)
+        if not rows:
+            raise DataError("the split is empty", field=str(split))
 
 
-def feature_chunks(data: Dataset, column: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def _parts_of_stream(data: IterableDataset, modalities: Mapping[str, str | int]) -> Iterator[Dataset]:
+    """A stream's rows in pieces that memory holds, in one pass."""
+    columns = [*modalities, "label"]
+    features = Features({name: data.features[name] for name in columns})
+    for _, table in row_batches(data, columns):
+        yield Dataset(table, info=DatasetInfo(features=features))
+
+
+def _check_rows(
+    data: Dataset,
+    split: str,
+    modalities: Mapping[str, str | int],
+    problem_type: str,
+    num_labels: int,
+    image_processors: Mapping[str, Any],
+) -> None:
+    _check_labels(data, split, problem_type, num_labels)
+    for name, kind in modalities.items():
+        if isinstance(kind, int):
+            check_finite(data, name, f"{split}.{name}")
+        elif kind == "image":
+            _check_images(data, f"{split}.{name}", name, image_processors.get(name))
+        elif kind == "audio":
+            for row, source in file_sources(data, name):
+                check_audio(source, row=row, field=f"{split}.{name}")
+        else:
+            _check_texts(data, f"{split}.{name}", name)
+
+
+def picture_files(data: Dataset, columns: Iterable[str]) -> str:
+    """A hash of the picture files that rows name by their paths, which may change while the rows do not: the files' sizes
+    and times of change."""
+    digest = hashlib.sha256()
+    for column in columns:
+        for _, source in image_sources(data, column):
+            if isinstance(source, str):
+                try:
+                    status = os.stat(source)
+                except OSError:  # the check says so
+                    continue
+                digest.update(os.fsencode(source) + f"|{status.st_size}|{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:24]
+
+
+def feature_chunks(data: Dataset | IterableDataset, column: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Stream a feature-sequence column: (first row, lengths (n,), values (steps, D) float32) per Arrow chunk.
 
     A missing sequence is of length 0, whether null or empty; a flat list is one step.
@@ -82,28 +132,44 @@ def feature_chunks(data: Dataset, column: str) -> Iterator[tuple[int, np.ndarray
     """
     width = modalities_of(data)[column]
     for first_row, array in column_batches(data, column):
-        rows = array.storage if isinstance(array, pa.ExtensionArray) else array
-        if pa.types.is_nested(rows.type.value_type):
-            lengths, steps = rows.value_lengths().fill_null(0).to_numpy(), rows.flatten()
-        else:
-            steps = rows.filter(pc.greater(rows.value_lengths().fill_null(0), 0))
-            lengths = (rows.value_lengths().fill_null(0).to_numpy() > 0).astype(np.int64)
-        widths = steps.value_lengths().fill_null(0).to_numpy()
-        if (widths != width).any():
-            at = int(np.flatnonzero(widths != width)[0])
-            row = first_row + _row_of_step(lengths, at)
-            raise DataError(f"a step has width {widths[at]}, the column {width}", row=row, field=column)
-        values = steps.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-        yield first_row, lengths, values.astype(np.float32, copy=False)
+        yield first_row, *steps_of(array, width, first_row, column)
 
 
-def column_batches(data: Dataset, column: str) -> Iterator[tuple[int, pa.Array]]:
+def steps_of(array: pa.Array, width: int, first_row: int, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths (n,) and values (steps, `width`) float32 of n feature sequences; for the rest see :func:`feature_chunks`."""
+    rows = array.storage if isinstance(array, pa.ExtensionArray) else array
+    if pa.types.is_nested(rows.type.value_type):
+        lengths, steps = rows.value_lengths().fill_null(0).to_numpy(), rows.flatten()
+    else:
+        steps = rows.filter(pc.greater(rows.value_lengths().fill_null(0), 0))
+        lengths = (rows.value_lengths().fill_null(0).to_numpy() > 0).astype(np.int64)
+    widths = steps.value_lengths().fill_null(0).to_numpy()
+    if (widths != width).any():
+        at = int(np.flatnonzero(widths != width)[0])
+        row = first_row + _row_of_step(lengths, at)
+        raise DataError(f"a step has width {widths[at]}, the column {width}", row=row, field=column)
+    values = steps.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return lengths, values.astype(np.float32, copy=False)
+
+
+def column_batches(data: Dataset | IterableDataset, column: str) -> Iterator[tuple[int, pa.Array]]:
     """Stream a column as Arrow arrays, each with the number of its first row; nothing is decoded."""
+    for first_row, table in row_batches(data, [column]):
+        yield first_row, table.column(column).combine_chunks()
+
+
+def row_batches(data: Dataset | IterableDataset, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
+    """Stream some columns as Arrow tables, each with the number of its first row; nothing is decoded.
+
+    Raises:
+        DataError: If a stream comes upon what cannot be read.
+    """
     first_row = 0
-    for table in data.select_columns([column]).with_format("arrow").iter(batch_size=_BATCH):
-        array = table.column(column).combine_chunks()
-        yield first_row, array
-        first_row += len(array)
+    # Rows on disk are looked at where they lie; a stream's pictures are held in memory.
+    few = isinstance(data, IterableDataset) and any(isinstance(data.features[name], Image) for name in columns)
+    for table in arrow_tables(data, columns, None, _FEW if few else _BATCH):
+        yield first_row, table
+        first_row += len(table)
 
 
 def _row_of_step(lengths: np.ndarray, step: int) -> int:

@@ -52,6 +52,20 @@ class DataArguments:
     dataset_options: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "Further options of the reader, for example {num_genres: 25}."}
     )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the training split of a `table` while it is trained on, for data larger than disk or memory; "
+            "max_steps says how long."
+        },
+    )
+    shuffle_buffer_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rows of a streamed training split in memory, from which the next is drawn; left out, 1000. Files are "
+            "taken in random order as well."
+        },
+    )
     normalize_features: bool = field(
         default=False,
         metadata={
@@ -95,8 +109,14 @@ class DataArguments:
     )
 
     def __post_init__(self):
-        for name in ("max_train_samples", "max_eval_samples", "tokenizer_vocab_size"):
+        for name in ("shuffle_buffer_size", "max_train_samples", "max_eval_samples", "tokenizer_vocab_size"):
             _at_least_one(self, name)
+        if "streaming" in self.dataset_options:
+            raise ValueError("dataset_options has streaming, which is a key of its own: streaming: true.")
+        if self.shuffle_buffer_size is not None and not self.streaming:
+            raise ValueError("shuffle_buffer_size is for streaming: true; other training splits are shuffled whole.")
+        if self.streaming and self.dataset != "table":
+            raise ValueError(f"streaming is for dataset: table, not {self.dataset}; leave it out.")
         if self.tokenizer_name_or_path is not None and self.tokenizer_vocab_size is not None:
             raise ValueError(
                 "tokenizer_name_or_path brings a vocabulary of its own, and tokenizer_vocab_size is for one that is "

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
@@ -20,11 +21,23 @@ from transformers.utils import logging
 
 from ..data.collator import MultimodalCollator
 from ..data.errors import shown
+from ..data.feature_statistics import FeatureStatistics
+from ..data.kept import kept
 from ..data.loading import check_options, load_multimodal_dataset
 from ..data.processor import MultimodalProcessor
 from ..data.schema import label_names_of, modalities_of, num_labels_of, problem_type_of
-from ..data.tokenizers import TextFit, has_tokenizer, load_tokenizer, spaced_texts, train_tokenizer_on
-from ..data.validation import validate_dataset
+from ..data.streams import StreamedDatasetDict, fingerprints_of
+from ..data.tokenizers import (
+    TextFit,
+    as_json,
+    first_texts,
+    from_json,
+    has_tokenizer,
+    load_tokenizer,
+    spaced_texts,
+    train_tokenizer_on,
+)
+from ..data.validation import picture_files, validate_dataset
 from ..evaluation.metrics import compute_metrics_for, metric_names_for, primary_metric
 from ..models.auto import config_class_of
 from ..trainer.arguments import MultimodalTrainingArguments
@@ -39,6 +52,7 @@ _Group = TypeVar("_Group")
 _UNKNOWN_TOKENS = 0.02
 _CUT_TEXTS = 0.05
 _MOST_TEXTS_CHECKED = 4000
+_BUFFER_SIZE = 1000
 
 
 @dataclass
@@ -99,15 +113,46 @@ def _made(recipe: Recipe, group: type[_Group], values: dict[str, Any]) -> _Group
         raise RecipeError(f"{recipe.origins.get(str(error).split()[0], recipe.path)}: {error}") from error
 
 
-def load_data(arguments: DataArguments) -> DatasetDict:
+def load_data(arguments: DataArguments) -> DatasetDict | StreamedDatasetDict:
     """The data set of a recipe, shortened where it says so."""
-    dataset = load_multimodal_dataset(arguments.dataset, arguments.dataset_path, **arguments.dataset_options)
+    dataset = load_multimodal_dataset(
+        arguments.dataset, arguments.dataset_path, streaming=arguments.streaming, **arguments.dataset_options
+    )
     limits = {"train": arguments.max_train_samples}
     for split, data in dataset.items():
         limit = limits.get(split, arguments.max_eval_samples)
-        if limit is not None:
+        if limit is not None and isinstance(data, Dataset):
             dataset[split] = data.select(range(min(limit, len(data))))
+    if arguments.streaming and arguments.max_train_samples is not None:
+        dataset = dataset.with_first_rows(arguments.max_train_samples)
     return dataset
+
+
+def shuffled(
+    data: Dataset | IterableDataset, arguments: DataArguments, training: MultimodalTrainingArguments
+) -> Dataset | IterableDataset:
+    """A streamed training split in random order, as far as its buffer reaches; others are shuffled by the sampler."""
+    if not arguments.streaming:
+        return data
+    seed = training.seed if training.data_seed is None else training.data_seed
+    return data.shuffle(seed=seed, buffer_size=arguments.shuffle_buffer_size or _BUFFER_SIZE)
+
+
+def check_streaming(arguments: DataArguments, training: MultimodalTrainingArguments) -> None:
+    """Refuse training arguments that count a stream's epochs. Raises RecipeError."""
+    if not arguments.streaming:
+        return
+    if training.max_steps <= 0:
+        raise RecipeError(
+            "streaming: nobody knows how many steps an epoch of a stream has, so num_train_epochs does not say how long to "
+            "train; max_steps does, for example `max_steps: 10000`."
+        )
+    for name in ("eval", "save"):
+        if getattr(training, f"{name}_strategy") == "epoch":
+            raise RecipeError(
+                f"{name}_strategy is epoch, and a stream's epochs have no end that a run comes to; say "
+                f"`{name}_strategy: steps` and `{name}_steps: 500`, for example."
+            )
 
 
 def build_config(arguments: Arguments, dataset: DatasetDict, processor: MultimodalProcessor):
@@ -177,7 +222,7 @@ def build_processor(arguments: Arguments, dataset: DatasetDict) -> MultimodalPro
     kinds = {name: available[name] for name in used if name in available}
     others = of_checkpoint(checkpoint) if checkpoint else modality_processors(kinds, encoders, arguments.data)
     if "text" in used and available.get("text") == "text":
-        tokenizer = _build_tokenizer(arguments.data, text_checkpoint, dataset["train"])
+        tokenizer = _build_tokenizer(arguments.data, text_checkpoint, dataset)
     if "image" in used and available.get("image") == "image":
         if "image" in others:
             image_processor = others.pop("image")
@@ -190,17 +235,36 @@ def build_processor(arguments: Arguments, dataset: DatasetDict) -> MultimodalPro
         sequences = [name for name in used if isinstance(available.get(name), int)]
         if not sequences:
             raise RecipeError(f"normalize_features is for feature sequences, but the modalities are {list(used)}.")
-        processor.fit_features(dataset["train"], sequences)
+        _fit_features(processor, dataset, sequences)
     return processor
 
 
-def _build_tokenizer(arguments: DataArguments, checkpoint: str | None, data: Dataset) -> PreTrainedTokenizerBase:
+def _fit_features(processor: MultimodalProcessor, dataset: DatasetDict | StreamedDatasetDict, names: list[str]) -> None:
+    """Mean and standard deviation of feature sequences, from an earlier run on the same data if there was one."""
+
+    def fit() -> dict[str, list[list[float]]]:
+        fitted = processor.fit_features(dataset["train"], names).feature_statistics
+        return {name: [fitted[name].mean.tolist(), fitted[name].std.tolist()] for name in names}
+
+    found = kept("statistics", {"data": fingerprints_of(dataset)["train"], "columns": names}, fit)
+    processor.feature_statistics = {
+        name: FeatureStatistics(*(torch.tensor(values) for values in found[name])) for name in names
+    }
+    processor.learn_feature_sizes({name: len(found[name][0]) for name in names})
+
+
+def _build_tokenizer(
+    arguments: DataArguments, checkpoint: str | None, dataset: DatasetDict | StreamedDatasetDict
+) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer, else the one that the recipe names, else one trained on the training split."""
     named = arguments.tokenizer_name_or_path
     if checkpoint is not None and named is None:
         return AutoTokenizer.from_pretrained(checkpoint)
     if named is None:
-        return train_tokenizer_on(data, arguments.tokenizer_type, arguments.tokenizer_vocab_size)
+        settings = {"kind": arguments.tokenizer_type, "vocab_size": arguments.tokenizer_vocab_size}
+        key = settings | {"data": fingerprints_of(dataset)["train"]}
+        trained = partial(train_tokenizer_on, dataset["train"], **settings)
+        return from_json(kept("tokenizer", key, lambda: as_json(trained())))
     if checkpoint is not None and has_tokenizer(checkpoint):
         raise RecipeError(
             f"tokenizer_name_or_path is {shown(named)}, but the checkpoint {checkpoint} brings the one that it was "
@@ -232,15 +296,16 @@ def limit_text(processor: MultimodalProcessor, config, truncation: bool) -> None
     processor.truncation = truncation
 
 
-def warn_of_texts(data: Dataset, processor: MultimodalProcessor, arguments: Arguments) -> None:
+def warn_of_texts(data: Dataset | IterableDataset, processor: MultimodalProcessor, arguments: Arguments) -> None:
     """Say where more than 2 % of the training texts' tokens are unknown, or more than 5 % of the texts are cut.
 
-    At most 4000 evenly spaced texts are looked at.
+    At most 4000 evenly spaced texts are looked at, of a stream the first 4000.
     """
     if processor.tokenizer is None:
         return
     fit, limit = TextFit(), processor.max_text_length
-    for texts in spaced_texts(data, _MOST_TEXTS_CHECKED):
+    texts_of = first_texts if isinstance(data, IterableDataset) else spaced_texts
+    for texts in texts_of(data, _MOST_TEXTS_CHECKED):
         fit.add(processor.tokenizer, texts, limit)
     if fit.unknown_share > _UNKNOWN_TOKENS:
         logger.warning_once(
@@ -313,11 +378,29 @@ def build_collator(processor: MultimodalProcessor, config) -> MultimodalCollator
     return MultimodalCollator(processor, config.modality_kinds, config.problem_type, config.num_labels)
 
 
-def check_data(dataset: DatasetDict, config, processor: MultimodalProcessor) -> None:
-    """Refuse data the model cannot train on, before training starts. Raises DataError."""
+def check_data(dataset: DatasetDict | StreamedDatasetDict, config, processor: MultimodalProcessor) -> None:
+    """Refuse data the model cannot train on, before training starts. Raises DataError.
+
+    What was found good is not looked at again as long as rows, pictures, model and check are the same.
+    """
     kinds = config.modality_kinds
     image_processors = processor.modality_processors | {"image": processor.image_processor}
-    validate_dataset(dataset, kinds, config.problem_type, config.num_labels, image_processors)
+    pictures = [name for name, kind in kinds.items() if kind == "image"]
+    key = {
+        "data": fingerprints_of(dataset),
+        # A stream's pictures are among its files.
+        "pictures": [picture_files(data, pictures) for data in dataset.values() if isinstance(data, Dataset)],
+        "modalities": kinds,
+        "problem_type": config.problem_type,
+        "num_labels": config.num_labels,
+        "image_processors": {name: part and part.to_dict() for name, part in image_processors.items()},
+    }
+
+    def check() -> bool:
+        validate_dataset(dataset, kinds, config.problem_type, config.num_labels, image_processors)
+        return True
+
+    kept("check", key, check)
 
 
 def training_arguments(values: dict[str, Any]) -> MultimodalTrainingArguments:

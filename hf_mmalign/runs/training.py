@@ -27,11 +27,13 @@ from .build import (
     build_model,
     build_processor,
     check_data,
+    check_streaming,
     limit_text,
     load_data,
     metrics_of,
     primary_metric_of,
     read_arguments,
+    shuffled,
     training_arguments,
     warn_of_texts,
 )
@@ -95,6 +97,7 @@ def train_recipe(recipe: Recipe, with_robustness: bool = True) -> TrainedRun:
     refuse_to_overwrite(recipe)
     arguments = read_arguments(recipe)
     training = training_arguments(arguments.training)
+    check_streaming(arguments.data, training)
     training.resume_from_checkpoint = checkpoint_to_resume(recipe, training.world_size)
     set_seed(training.seed)
     dataset = load_data(arguments.data)
@@ -111,7 +114,7 @@ def train_recipe(recipe: Recipe, with_robustness: bool = True) -> TrainedRun:
         build_model(arguments.model, config, encoder_sources(arguments.config.get("encoders"))),
         training,
         data_collator=build_collator(processor, config),
-        train_dataset=dataset["train"],
+        train_dataset=shuffled(dataset["train"], arguments.data, training),
         eval_dataset=dataset["validation"],
         processing_class=processor,
         compute_metrics=metrics_of(config, arguments.evaluation),
@@ -121,7 +124,7 @@ def train_recipe(recipe: Recipe, with_robustness: bool = True) -> TrainedRun:
         "primary_metric": primary,
         "train": {
             "seconds": trainer.training_seconds,
-            "epochs": trainer.state.epoch,
+            **({"steps": trainer.state.global_step} if arguments.data.streaming else {"epochs": trainer.state.epoch}),
             "seed": training.seed,
             **started_in(Path(training.output_dir)),
         },

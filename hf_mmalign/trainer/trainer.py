@@ -3,7 +3,9 @@
 import time
 
 import torch
+from datasets import IterableDataset
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_pt_utils import nested_gather
 
@@ -18,6 +20,7 @@ from .checkpoints import CheckpointError, check_tensors, check_whole, clear_writ
 from .modality_optimizers import has_own_settings, rates_of, split_optimizer
 from .modulation import Modulation
 from .random_state import unchanged_random_state
+from .streams import EndlessStream, stream_loader
 from .told import scores_of_these_weights, shaping_arguments
 
 
@@ -38,6 +41,9 @@ class MultimodalTrainer(Trainer):
     - Without a `processing_class`, it is the processor of a [`MultimodalCollator`], and saved with the model as such.
     - `modality_dropout` takes modalities from training samples (see [`~perturbation.modality_dropout.ModalityDropout`]).
     - `train_noise` puts noise on the raw inputs of training samples (see [`~perturbation.noisy_data.NoisyDataset`]).
+    - A `datasets.IterableDataset` to train on is divided among processes and data loader workers, each row to one of them,
+      and read again and again, shuffled anew if it was shuffled, until `max_steps`; a resumed run goes on in it where the
+      interrupted one was.
     - `create_model_card`, and with it `push_to_hub`, writes this package's card, which claims the licence, data and title
       that the arguments of these names tell.
     - `resume_from_checkpoint=True` takes the newest *whole* checkpoint: one that was being written when the run was
@@ -101,6 +107,22 @@ class MultimodalTrainer(Trainer):
                 "its own for what it is about."
             )
 
+    def _stream_loader(self, data: IterableDataset) -> DataLoader:
+        stream = EndlessStream(data, self.args.process_index, self.args.world_size, self._train_batch_size)
+        collate = self._get_collator_with_removed_columns(self.data_collator, description="training")
+        return stream_loader(stream, collate, self.args, self.args.device)
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        """As [`Trainer.get_eval_dataloader`]. Raises ValueError for a stream in several processes."""
+        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
+        chosen = self.eval_dataset.get(chosen) if isinstance(chosen, str) else chosen
+        if isinstance(chosen, IterableDataset) and self.args.world_size > 1:
+            raise ValueError(
+                "a stream is evaluated by one process only: what several have predicted could not be put together; pass a "
+                "datasets.Dataset."
+            )
+        return super().get_eval_dataloader(eval_dataset)
+
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """Stock parameter groups, split where backbone or modalities have rates or optimizers of their own."""
         new = self.optimizer is None
@@ -137,9 +159,12 @@ class MultimodalTrainer(Trainer):
         check_tensors(checkpoint, _saved_tensors(self.accelerator.unwrap_model(self.model)))
         return checkpoint
 
-    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-        """As [`Trainer.get_train_dataloader`]; with `train_noise`, of samples with noise on their raw inputs."""
+    def get_train_dataloader(self) -> DataLoader:
+        """As [`Trainer.get_train_dataloader`]; with `train_noise`, of samples with noise on their raw inputs. A
+        `datasets.IterableDataset` goes round and round until `max_steps`, in another order each time if it was shuffled."""
         settings, clean = getattr(self.args, "train_noise", None), self.train_dataset
+        if settings is None and isinstance(clean, IterableDataset):
+            return self._stream_loader(clean)
         if settings is None or clean is None:
             return super().get_train_dataloader()
         kinds = self.multimodal_model.config.modality_kinds
@@ -161,8 +186,13 @@ class MultimodalTrainer(Trainer):
     def _run_epoch(self, *positional, **keywords):
         # What a run has come to the end of, by its steps or by early stopping, a resumed one must not go on with.
         self.control.should_training_stop |= self.state.global_step >= self.state.max_steps
-        if not self.control.should_training_stop:
-            super()._run_epoch(*positional, **keywords)
+        if self.control.should_training_stop:
+            return
+        stream = getattr(keywords.get("train_dataloader"), "dataset", None)
+        if isinstance(stream, EndlessStream) and keywords.get("resume_from_checkpoint") is not None:
+            # Trainer passes over these batches one by one, so there is no need to make them.
+            stream.skipped_batches = 0 if self.args.ignore_data_skip else keywords["steps_trained_in_current_epoch"]
+        super()._run_epoch(*positional, **keywords)
 
     def _evaluate_late(self) -> None:
         self._determine_best_metric(self._evaluate(None, None), None)

@@ -6,29 +6,38 @@
 Whatever `datasets.load_dataset` reads. The option `columns` says which columns are modalities (our name: theirs).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Features, Image, Value
+import pyarrow as pa
+from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, Value
 
 from ..audio import LogMel
 from ..errors import DataError
 from ..schema import SOUND, SPLITS, Source, feature_sequence
 from ..splitting import draw_parts
-from ..tables import open_table
+from ..streams import as_rows_of_arrays
+from ..tables import arrow_tables, open_table
 from .options import require_boolean, require_choice, require_integer
 from .table_cells import Cells, is_numeric_list, kind_of, plain
 from .table_labels import Labels
 
 _BATCH = 256
+_FEW = 16  # where rows hold pictures or sounds
 _SYNONYMS = {
     "train": ("train", "training"),
     "validation": ("validation", "dev", "valid", "val"),
     "test": ("test", "eval"),
 }
 _DRAW = ("seed", "group", "stratify")
+_NAMED = "{train: train-*.parquet, validation: validation.parquet, test: test.parquet}"
+_SHARD_KEY = "__key__"  # by which a webdataset's samples are named
+# Reads what a pass over all rows has found, or makes the pass.
+Keep = Callable[[str, Callable[[], Any]], Any]
 _AUDIO = {"sampling_rate": 16000, "n_mels": 64, "window_ms": 25.0, "hop_ms": 10.0}
 
 
@@ -70,28 +79,63 @@ def open_source(
             that takes them so.
         nonfinite (`str`): `error`, or `replace` NaN and Inf among features by 0.
     """
+    rows, maker = _opened(path, columns, label, label_names, task, splits, id, group, audio, nonfinite)
+    return Source(maker.features, {name: partial(maker.rows, data, name) for name, data in rows.items()})
+
+
+def open_stream(path: Path | str, options: Mapping[str, Any], keep: Keep) -> tuple[IterableDataset, Source]:
+    """Open a table whose training rows are read while they are trained on.
+
+    Args:
+        path, options: As for :func:`open_source`.
+        keep (`Callable`): `keep(what, find)` is what `find` returns, a pass over all rows, unless that is known already.
+
+    Returns:
+        The training split, as a stream with our columns, and the other splits. `id` is missing in the stream where no
+        column names the rows: what a stream is divided and shuffled into has no row numbers.
+    """
+    given = signature(open_source).bind(path, **options)
+    given.apply_defaults()
+    rows, maker = _opened(**given.arguments, keep=keep)
+    others = {name: partial(maker.rows, data, name) for name, data in rows.items() if name != "train"}
+    return maker.stream(rows["train"]), Source(maker.features, others)
+
+
+def _opened(
+    path: Path | str,
+    columns: dict[str, str] | None,
+    label: str,
+    label_names: list[str] | None,
+    task: str | None,
+    splits: dict[str, Any] | None,
+    id: str | None,
+    group: str | None,
+    audio: dict[str, Any] | None,
+    nonfinite: str,
+    keep: Keep | None = None,
+) -> tuple[dict[str, Any], "RowMaker"]:
+    """The rows of each split as the table has them, and what makes ours of them; with `keep`, of streams."""
     require_choice("nonfinite", nonfinite, ("error", "replace"))
     plan = dict(splits or {})
     draw = {key: plan.pop(key) for key in _DRAW if key in plan}
     unknown = sorted(set(plan) - set(SPLITS))
     if unknown:
         raise DataError(f"{unknown[0]!r} is none of {', '.join((*SPLITS, *_DRAW))}", field="splits")
-    source, table = Path(path), open_table(path, _files(Path(path), plan))
+    source = Path(path)
+    if keep is not None:
+        _refuse_shares(plan, draw, source)
+    table = open_table(path, _files(source, plan), streaming=keep is not None)
     rows = assign_splits(table, plan, draw, label, source)
     train = rows["train"]
+    if keep is not None and id is None and _SHARD_KEY in train.features:
+        id = _SHARD_KEY
     for name in (id, group):
         if name is not None:
             require_column(train, name, source)
     cells = modality_cells(train, columns, {label, id, group, draw.get("group")}, audio, nonfinite, source)
     find_widths(cells, train)
-    labels = Labels.of(rows, label, label_names, task, source)
-    features: dict[str, Any] = {"id": Value("string")}
-    features |= {cell.name: _column_type(cell) for cell in cells}
-    features |= {"group": Value("string")} if group is not None else {}
-    stream = partial(_rows, cells=cells, labels=labels, id_column=id, group=group)
-    return Source(
-        Features(features | {"label": labels.type}), {name: partial(stream, data, name) for name, data in rows.items()}
-    )
+    labels = Labels.of(rows, label, label_names, task, source, keep)
+    return rows, RowMaker(cells, labels, id, group)
 
 
 def assign_splits(
@@ -113,11 +157,12 @@ def assign_splits(
         found = next((name for name in ((chosen,) if chosen in table else names) if name in table), None)
         if found is not None:
             rows[split] = table[found]
+    example = "{train: train, validation: 0.1, test: 0.2}" if isinstance(table, DatasetDict) else _NAMED
     lacking = [split for split in SPLITS if split not in rows and split not in fractions]
     if lacking or "train" in fractions:
         raise DataError(
             f"the table has the splits {list(table)}; say where {lacking[0] if lacking else 'train'} comes from, for "
-            "example splits: {train: train, validation: 0.1, test: 0.2}",
+            f"example splits: {example}",
             file=source,
             field="splits",
         )
@@ -191,7 +236,7 @@ def find_widths(cells: list[Cells], data: Dataset) -> None:
     for cell in cells:
         if cell.kind != "features":
             continue
-        for row, (value,) in enumerate(iterate(data, [cell.column])):
+        for row, (value,) in enumerate(iterate(data, [cell.column], cell.source)):
             if cell(value, row, "train") is not None:
                 break
         if cell.width is None:
@@ -200,12 +245,18 @@ def find_widths(cells: list[Cells], data: Dataset) -> None:
             )
 
 
-def iterate(data: Dataset, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+def iterate(
+    data: Dataset | IterableDataset, columns: list[str], source: str | Path | None = None
+) -> Iterator[tuple[Any, ...]]:
     """The cells of some columns, row by row, as plain values; arrays stay arrays and nothing is decoded."""
-    for table in data.select_columns(list(dict.fromkeys(columns))).with_format("arrow").iter(batch_size=_BATCH):
-        arrays = [table.column(name).combine_chunks() for name in columns]
-        for row in range(len(table)):
-            yield tuple(plain(array[row]) for array in arrays)
+    for table in arrow_tables(data, list(dict.fromkeys(columns)), source, _BATCH):
+        yield from _cells_of(table, columns)
+
+
+def _cells_of(table: pa.Table, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    arrays = [table.column(name).combine_chunks() for name in columns]
+    for row in range(len(table)):
+        yield tuple(plain(array[row]) for array in arrays)
 
 
 def require_column(data: Dataset, name: str, source: Path) -> Any:
@@ -216,9 +267,25 @@ def require_column(data: Dataset, name: str, source: Path) -> Any:
 
 
 def _files(path: Path, plan: Mapping[str, Any]) -> dict[str, str] | None:
-    """The plan's files, where it names files of the folder rather than splits."""
-    files = {split: name for split, name in plan.items() if isinstance(name, str) and (path / name).is_file()}
+    """The plan's files, where it names files of the folder, or patterns of them, rather than splits."""
+    files = {split: name for split, name in plan.items() if isinstance(name, str) and _is_there(path, name)}
     return files or None
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    return any(folder.glob(name)) if "*" in name and not Path(name).is_absolute() else (folder / name).is_file()
+
+
+def _refuse_shares(plan: Mapping[str, Any], draw: Mapping[str, Any], source: Path) -> None:
+    """A stream has no row numbers to draw from."""
+    shares = [split for split, chosen in plan.items() if isinstance(chosen, float)]
+    if shares or draw:
+        raise DataError(
+            f"{[*shares, *draw][0]} draws rows at random, which takes a table of known length, and this one is streamed; "
+            f"name files or splits of the table, for example splits: {_NAMED}",
+            file=source,
+            field="splits",
+        )
 
 
 def _values(data: Dataset, column: str, source: Path) -> list[Any]:
@@ -234,16 +301,77 @@ def _column_type(cell: Cells) -> Any:
     return Image() if cell.kind == "image" else feature_sequence(cell.width)
 
 
-def _rows(
-    data: Dataset, split: str, *, cells: list[Cells], labels: Labels, id_column: str | None, group: str | None
-) -> Iterator[dict[str, Any]]:
-    columns = [cell.column for cell in cells]
-    others = [name for name in (labels.column, id_column, group) if name is not None and name in data.features]
-    for row, values in enumerate(iterate(data, [*columns, *others])):
-        rest = dict(zip(others, values[len(columns) :], strict=True))
-        name = rest.get(id_column)
-        result = {"id": f"{split}-{row}" if name is None else str(name)}
-        result |= {cell.name: cell(value, row, split) for cell, value in zip(cells, values, strict=False)}
-        if group is not None:
-            result["group"] = str(rest[group])
-        yield result | {"label": labels(rest.get(labels.column), row, split)}
+@dataclass(frozen=True)
+class RowMaker:
+    """Makes our rows of a table's.
+
+    Attributes:
+        cells (`list[Cells]`): A reader for each modality.
+        labels (`Labels`): Reads the label.
+        id, group (`str`, *optional*): The table's columns of these.
+    """
+
+    cells: list[Cells]
+    labels: Labels
+    id: str | None
+    group: str | None
+
+    @property
+    def features(self) -> Features:
+        """Our columns."""
+        features: dict[str, Any] = {"id": Value("string")}
+        features |= {cell.name: _column_type(cell) for cell in self.cells}
+        features |= {"group": Value("string")} if self.group is not None else {}
+        return Features(features | {"label": self.labels.type})
+
+    def columns(self, data: Dataset | IterableDataset) -> list[str]:
+        """The table's columns that are read."""
+        others = (self.labels.column, self.id, self.group)
+        there = [name for name in others if name is not None and name in data.features]
+        return [*(cell.column for cell in self.cells), *there]
+
+    def rows(self, data: Dataset | IterableDataset, split: str) -> Iterator[dict[str, Any]]:
+        """Our rows of a split, one by one."""
+        columns, source = self.columns(data), self.labels.source
+        for row, values in enumerate(iterate(data, columns, source)):
+            yield self.row(columns, values, row, split, f"{split}-{row}")
+
+    def row(
+        self, columns: list[str], values: tuple[Any, ...], row: int, split: str, name: str | None
+    ) -> dict[str, Any]:
+        """One row; `name` is its id where no column says that."""
+        rest = dict(zip(columns[len(self.cells) :], values[len(self.cells) :], strict=True))
+        named = rest.get(self.id)
+        result = {"id": name if named is None else str(named)}
+        result |= {cell.name: cell(value, row, split) for cell, value in zip(self.cells, values, strict=False)}
+        if self.group is not None:
+            result["group"] = str(rest[self.group])
+        return result | {"label": self.labels(rest.get(self.labels.column), row, split)}
+
+    def stream(self, data: IterableDataset) -> IterableDataset:
+        """The training split as a stream of our rows."""
+        files = any(cell.kind in ("image", "audio") for cell in self.cells)
+        columns, features = self.columns(data), self.features
+        convert = partial(_converted, maker=self, columns=columns, features=features)
+        data = data.select_columns(list(dict.fromkeys(columns))).with_format("arrow")
+        data = data.map(
+            convert, with_indices=True, batched=True, batch_size=_FEW if files else _BATCH, features=features
+        )
+        return as_rows_of_arrays(data)
+
+
+def _converted(
+    table: pa.Table, indices: list[int], *, maker: RowMaker, columns: list[str], features: Features
+) -> pa.Table:
+    """A stream's rows as ours. They are counted as this process comes upon them."""
+    rows = []
+    for row, values in zip(indices, _cells_of(table, columns), strict=True):
+        try:
+            rows.append(maker.row(columns, values, row, "train", None))
+        except DataError as error:
+            if maker.id is None:
+                raise
+            name = values[columns.index(maker.id, len(maker.cells))]
+            message = f"{error.message} (the row's id is {name!r})"
+            raise DataError(message, file=error.file, row=error.row, field=error.field) from error
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features).data.table

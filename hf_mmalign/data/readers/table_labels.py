@@ -1,15 +1,17 @@
 """The label column of a table: which task it is for, and its values as class ids or numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, List, Value
+from datasets import ClassLabel, Dataset, IterableDataset, List, Value
 
 from ..errors import DataError
+from ..tables import arrow_tables
 from .options import require_choice
 
 TASKS = ("classification", "multi_label", "regression")
@@ -35,9 +37,19 @@ class Labels:
 
     @classmethod
     def of(
-        cls, rows: Mapping[str, Dataset], column: str, names: list[str] | None, task: str | None, source: Path
+        cls,
+        rows: Mapping[str, Dataset | IterableDataset],
+        column: str,
+        names: list[str] | None,
+        task: str | None,
+        source: Path,
+        keep: Callable[[str, Callable[[], list[str]]], list[str]] | None = None,
     ) -> "Labels":
-        """Find out task and classes. Raises DataError if the column is missing, or its values fit no task."""
+        """Find out task and classes. Raises DataError if the column is missing, or its values fit no task.
+
+        Of streams, `keep(what, find)` calls `find`, a pass over all rows for the classes, unless its result is known; with
+        `names` there is no pass, and the rows are checked as they come.
+        """
         if column not in rows["train"].features:
             raise DataError(
                 f"there is no such column; the table has {list(rows['train'].features)}. Say label: COLUMN",
@@ -54,7 +66,12 @@ class Labels:
             if names is not None and list(map(str, names)) != found:
                 raise DataError(f"the column names its classes itself: {found}", file=source, field="label_names")
             return cls(column, task, found, source)
-        found = _distinct(rows, column, several, source)
+        if keep is None:
+            found = _distinct(rows, column, several, source)
+        elif names is None:
+            found = keep("classes", partial(_distinct, rows, column, several, source))
+        else:
+            found = [str(name) for name in names]
         if names is not None:
             strange = [value for value in found if value not in list(map(str, names))]
             if strange:
@@ -126,13 +143,13 @@ def _task(task: str | None, inner: Any, several: bool, column: str, source: Path
     raise DataError(f"a column of type {inner} is no label", file=source, field=column)
 
 
-def _distinct(rows: Mapping[str, Dataset], column: str, several: bool, source: Path) -> list[str]:
+def _distinct(rows: Mapping[str, Dataset | IterableDataset], column: str, several: bool, source: Path) -> list[str]:
     """The classes of all splits, integers in the order of their size and else sorted."""
     values: set[Any] = set()
     for data in rows.values():
         if column not in data.features:
             continue
-        for table in data.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
+        for table in arrow_tables(data, [column], source, batch_size=10_000):
             array = table.column(column).combine_chunks()
             values.update(pc.unique(array.flatten() if several else array).drop_null().to_pylist())
         if len(values) > _MOST_CLASSES:
