@@ -88,8 +88,11 @@ def path_inside(folder: Path, relative: str, **place: Any) -> Path:
     return path
 
 
+_MOST_REMEMBERED = 100_000
+
+
 class ImageChecker:
-    """Makes sure that picture files can be decoded, each file once."""
+    """Makes sure that picture files can be decoded, each file once unless there are a great many."""
 
     def __init__(self):
         self._checked: set[Path] = set()
@@ -103,6 +106,8 @@ class ImageChecker:
         """
         if path not in self._checked:
             self.check(path, **place)
+            if len(self._checked) == _MOST_REMEMBERED:
+                self._checked.clear()
             self._checked.add(path)
         return {"path": str(path), "bytes": None}
 
