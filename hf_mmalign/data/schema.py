@@ -76,7 +76,7 @@ def modalities_of(dataset: AnyDataset | Features) -> dict[str, str | int]:
             continue
         if isinstance(column, Image):
             modalities[name] = "image"
-        elif isinstance(column, Audio) or (isinstance(column, dict) and column.keys() == SOUND.keys()):
+        elif holds_files(column):
             modalities[name] = "audio"
         elif isinstance(column, Array2D):
             modalities[name] = column.shape[1]
@@ -85,6 +85,11 @@ def modalities_of(dataset: AnyDataset | Features) -> dict[str, str | int]:
         elif _list_depth(column) and not isinstance(dataset, Features):
             modalities[name] = _first_width(dataset, name)
     return modalities
+
+
+def holds_files(column: Any) -> bool:
+    """Whether a column is of pictures or raw sounds."""
+    return isinstance(column, (Image, Audio)) or (isinstance(column, dict) and column.keys() == SOUND.keys())
 
 
 def _list_depth(column: Any) -> int:

@@ -2,19 +2,19 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, DatasetInfo, Features, Image, IterableDataset, IterableDatasetDict
+from datasets import Dataset, DatasetDict, DatasetInfo, Features, IterableDataset, IterableDatasetDict
 
 from .audio import check_audio
 from .errors import DataError
 from .pictures import check_processable, opened_picture
-from .schema import modalities_of, problem_type_of
+from .schema import holds_files, modalities_of, problem_type_of
 from .tables import arrow_tables
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "file_sources",
     "flat_labels",
     "image_sources",
-    "picture_files",
+    "named_files",
     "row_batches",
     "steps_of",
     "validate_dataset",
@@ -107,12 +107,12 @@ def _check_rows(
             _check_texts(data, f"{split}.{name}", name)
 
 
-def picture_files(data: Dataset, columns: Iterable[str]) -> str:
-    """A hash of the picture files that rows name by their paths, which may change while the rows do not: the files' sizes
-    and times of change."""
+def named_files(data: Dataset) -> str:
+    """A hash of the pictures and sounds that rows name by their paths, which may change while the rows do not: the files'
+    sizes and times of change."""
     digest = hashlib.sha256()
-    for column in columns:
-        for _, source in image_sources(data, column):
+    for column in (name for name, kind in data.features.items() if holds_files(kind)):
+        for _, source in file_sources(data, column):
             if isinstance(source, str):
                 try:
                     status = os.stat(source)
@@ -166,7 +166,7 @@ def row_batches(data: Dataset | IterableDataset, columns: list[str]) -> Iterator
     """
     first_row = 0
     # Rows on disk are looked at where they lie; a stream's pictures are held in memory.
-    few = isinstance(data, IterableDataset) and any(isinstance(data.features[name], Image) for name in columns)
+    few = isinstance(data, IterableDataset) and any(holds_files(data.features[name]) for name in columns)
     for table in arrow_tables(data, columns, None, _FEW if few else _BATCH):
         yield first_row, table
         first_row += len(table)

@@ -37,7 +37,7 @@ from ..data.tokenizers import (
     spaced_texts,
     train_tokenizer_on,
 )
-from ..data.validation import picture_files, validate_dataset
+from ..data.validation import named_files, validate_dataset
 from ..evaluation.metrics import compute_metrics_for, metric_names_for, primary_metric
 from ..models.auto import config_class_of
 from ..trainer.arguments import MultimodalTrainingArguments
@@ -381,15 +381,14 @@ def build_collator(processor: MultimodalProcessor, config) -> MultimodalCollator
 def check_data(dataset: DatasetDict | StreamedDatasetDict, config, processor: MultimodalProcessor) -> None:
     """Refuse data the model cannot train on, before training starts. Raises DataError.
 
-    What was found good is not looked at again as long as rows, pictures, model and check are the same.
+    What was found good is not looked at again as long as rows, files, model and check are the same.
     """
     kinds = config.modality_kinds
     image_processors = processor.modality_processors | {"image": processor.image_processor}
-    pictures = [name for name, kind in kinds.items() if kind == "image"]
     key = {
         "data": fingerprints_of(dataset),
-        # A stream's pictures are among its files.
-        "pictures": [picture_files(data, pictures) for data in dataset.values() if isinstance(data, Dataset)],
+        # A stream's are among its own files.
+        "named_files": [named_files(data) for data in dataset.values() if isinstance(data, Dataset)],
         "modalities": kinds,
         "problem_type": config.problem_type,
         "num_labels": config.num_labels,

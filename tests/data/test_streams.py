@@ -195,7 +195,7 @@ def test_streams_made_by_hand(tmp_path):
 def test_an_empty_split_is_found(tmp_path):
     folder = write_shards(tmp_path / "data", "jsonl")
     data = stream(folder, tmp_path / "c")
-    data["train"] = data["train"].filter(lambda row: False)
+    data["train"] = data["train"].skip(100)
     with pytest.raises(DataError, match="'train': the split is empty"):
         validate_dataset(data, modalities_of(data), "single_label_classification", 2)
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from hf_mmalign.cli.main import main
@@ -139,3 +140,21 @@ def test_the_second_run_makes_no_pass_over_the_training_rows(tmp_path, monkeypat
     write_shards(folder, "jsonl", changed={2: {"face": [9.0, 9.0, 9.0]}})
     assert run(tmp_path, folder, name="third", **values) == 0
     assert set(passes) == {"validate_dataset", "train_tokenizer_on", "statistics"}
+
+
+def test_a_picture_that_changes_under_the_same_path_is_looked_at_again(tmp_path, capsys):
+    pictures = tmp_path / "data"
+    pictures.mkdir()
+    rows = []
+    for number in range(12):
+        Image.new("RGB", (32, 32), (20 * number, 0, 0)).save(pictures / f"{number}.png")
+        rows.append({"image": f"data/{number}.png", "text": f"text {number}", "label": number % 2})
+    table = tmp_path / "rows.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    options = {"splits": {"validation": 0.25, "test": 0.25}}
+    values = {"streaming": False, "shuffle_buffer_size": None, "dataset_options": options, "max_steps": 1}
+    values |= {"model_type": "vilt_wma", "image_size": 32, "patch_size": 16}
+    assert run(tmp_path, table, **values) == 0
+    (pictures / "3.png").write_bytes(b"no picture")
+    assert run(tmp_path, table, name="second", **values) == 2
+    assert "3.png" in capsys.readouterr().err
