@@ -45,7 +45,7 @@ def test_contributions_are_logged_and_a_run_goes_on_with_them(tmp_path):
     assert main(["train", recipe, "--output_dir", str(whole), *SMALL, *short]) == 0
     log = json.loads((whole / "trainer_state.json").read_text())["log_history"]
     entry = [entry for entry in log if "loss" in entry][-1]
-    names = ("phi", "performance", "potential", "contribution", "coefficient")
+    names = ("phi", "performance", "potential", "contribution", "coefficient", "beta")
     assert {f"{name}_{modality}" for name in names for modality in ("top", "bottom", "zones")} <= entry.keys()
     assert sum(entry[f"coefficient_{modality}"] for modality in ("top", "bottom", "zones")) == pytest.approx(1)
     assert entry["learning_rate_zones"] == pytest.approx(1e-2 * entry["learning_rate"])

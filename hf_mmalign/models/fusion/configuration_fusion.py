@@ -50,6 +50,14 @@ class FusionConfig(FusionEncodersConfig):
         unimodal_heads (`bool`, defaults to `False`):
             A linear head on each modality's vector; its loss, over the samples that have it, is `unimodal_<name>`.
         unimodal_weight (`float`, defaults to 1.0): Weight of each of these losses.
+        aib_weight (`float`, defaults to 0.0):
+            Weight of CAL's asymmetric information bottleneck, the loss `aib`; the paper's is 0.1, and with 0 there is none.
+        aib_variant (`str`, defaults to `"beta"`):
+            Its terms (CAL, Table 4): `"beta"` as printed, `"inverse_beta"` as the text says, `"mx_mi"` without weights,
+            `"mi"` or `"mx"` alone.
+        bottleneck_size (`int`, defaults to 16):
+            Width of each modality's bottleneck. Gaussian information means little where it comes near the batch size.
+        compression_lambda (`float`, defaults to 2.0): How much the modalities' β_m = exp(−λ a_m) differ (CAL, Eq. 9).
         cls_token_id, sep_token_id (`int`, *optional*):
             Ids of a raw text's class token and separator. A text of nothing else counts as missing.
 
@@ -75,6 +83,10 @@ class FusionConfig(FusionEncodersConfig):
     head_hidden_size: int | None = None
     unimodal_heads: bool = False
     unimodal_weight: float | int = 1.0
+    aib_weight: float | int = 0.0
+    aib_variant: Literal["mi", "mx", "mx_mi", "inverse_beta", "beta"] = "beta"
+    bottleneck_size: int = 16
+    compression_lambda: float | int = 2.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.head_hidden_size is None:
@@ -88,7 +100,11 @@ class FusionConfig(FusionEncodersConfig):
             raise ValueError(f"num_head_layers is {self.num_head_layers}; it is at least 0.")
         if self.latent_size < 1:
             raise ValueError(f"latent_size is {self.latent_size}; it is at least 1.")
-        for name in ("unimodal_weight", "fusion_weight"):
+        if self.bottleneck_size < 1:
+            raise ValueError(f"bottleneck_size is {self.bottleneck_size}; a width is at least 1.")
+        if self.compression_lambda <= 0:
+            raise ValueError(f"compression_lambda is {self.compression_lambda}; it is greater than 0.")
+        for name in ("unimodal_weight", "fusion_weight", "aib_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; a weight is at least 0.")
         super().validate_multimodal()
@@ -97,4 +113,5 @@ class FusionConfig(FusionEncodersConfig):
     def loss_weights(self) -> dict[str, float]:
         heads = self.modalities if self.unimodal_heads else []
         fusion = {"reconstruction": self.fusion_weight} if self.fusion == "auto" else {}
+        fusion |= {"aib": self.aib_weight} if self.aib_weight else {}
         return fusion | {f"unimodal_{name}": self.unimodal_weight for name in heads}

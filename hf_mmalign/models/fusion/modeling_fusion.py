@@ -1,15 +1,19 @@
 """Late fusion for classification and regression."""
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers import initialization as init
 
 from ...layers.kernels.dropout import dropout
+from ...losses.contribution import log_likelihood
 from ...losses.task import task_loss
 from ..modeling_base import ModalityEmbedding, MultimodalOutput, combine_losses
+from .bottleneck import AsymmetricBottleneck
 from .configuration_fusion import FusionConfig
 from .fusions import Fused, build_fusion
 from .modality_encoders import ModalityEncodersMixin
@@ -42,8 +46,17 @@ class FusionForSequenceClassification(ModalityEncodersMixin, PreTrainedModel):
         self.unimodal_heads = nn.ModuleDict()
         if config.unimodal_heads:
             self.unimodal_heads.update({name: nn.Linear(width, config.num_labels) for name, width in widths.items()})
+        self.bottleneck: AsymmetricBottleneck | None = None
+        if config.aib_weight:
+            lam, variant = config.compression_lambda, config.aib_variant
+            self.bottleneck = AsymmetricBottleneck(widths, config.bottleneck_size, lam, variant)
         self.post_init()
         self._freeze()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, AsymmetricBottleneck):
+            init.constant_(module.coefficients, 1 / len(self.config.modalities))
 
     @property
     def _compute_dtype(self) -> torch.dtype:
@@ -118,6 +131,8 @@ class FusionForSequenceClassification(ModalityEncodersMixin, PreTrainedModel):
         loss, losses = None, None
         if labels is not None:
             losses = self._losses(logits, fused, unimodal, embeddings, labels)
+            if self.bottleneck is not None:
+                losses["aib"] = self._bottleneck_loss(vectors, hidden[-1], embeddings, labels)
             loss = combine_losses(losses, self.config.loss_weights)
         with_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output = MultimodalOutput(
@@ -151,14 +166,15 @@ class FusionForSequenceClassification(ModalityEncodersMixin, PreTrainedModel):
             self.check_modality(name)
         return self._decide(self._hidden(self.fuser(vectors).vector))
 
-    def _decide(self, hidden: tuple[Tensor, ...]) -> Tensor:
-        return self.classifier(dropout(hidden[-1], self.config.dropout, self.training))
+    def _decide(self, hidden: tuple[Tensor, ...], with_dropout: bool = True) -> Tensor:
+        return self.classifier(dropout(hidden[-1], self.config.dropout, self.training and with_dropout))
 
-    def _hidden(self, fused: Tensor) -> tuple[Tensor, ...]:
+    def _hidden(self, fused: Tensor, with_dropout: bool = True) -> tuple[Tensor, ...]:
         """The fused vector, and what each hidden layer of the head makes of it."""
         hidden = [fused]
         for layer in self.head_layers:
-            hidden.append(F.relu(layer(dropout(hidden[-1], self.config.dropout, self.training))))
+            dropped = dropout(hidden[-1], self.config.dropout, self.training and with_dropout)
+            hidden.append(F.relu(layer(dropped)))
         return tuple(hidden)
 
     def _losses(
@@ -180,10 +196,34 @@ class FusionForSequenceClassification(ModalityEncodersMixin, PreTrainedModel):
                 losses[f"unimodal_{name}"] = losses["task"].new_zeros(())
         return losses
 
+    def _bottleneck_loss(
+        self, vectors: dict[str, Tensor], fused: Tensor, embeddings: dict[str, ModalityEmbedding], labels: Tensor
+    ) -> Tensor:
+        problem_type = self.problem_type_of(labels)
+
+        def likelihood(vectors: Mapping[str, Tensor]) -> Tensor:
+            hidden = self._hidden(self.fuser(vectors).vector, with_dropout=False)
+            return log_likelihood(self._decide(hidden, with_dropout=False), labels, problem_type)
+
+        present = {name: embedding.present for name, embedding in embeddings.items()}
+        return self.bottleneck(vectors, fused, present, likelihood)
+
+    def set_contributions(self, coefficients: dict[str, float]) -> dict[str, float]:
+        """As in the base class; with a bottleneck, returns each modality's `beta_<modality>` (CAL, Eq. 9)."""
+        return {} if self.bottleneck is None else self.bottleneck.set_coefficients(coefficients)
+
     @property
     def modules_outside_backbone(self) -> list[str]:
         # Without any encoder of others, its own ones are what has a rate apart from the head's.
         own = [f"encoders.{name}" for name in self.encoders if name not in self._traits] if self._traits else []
         fuser = ["fuser"] if any(True for _ in self.fuser.parameters()) else []
         heads = [f"unimodal_heads.{name}" for name in self.unimodal_heads]
-        return [*own, *fuser, *(f"head_layers.{index}" for index in range(len(self.head_layers))), "classifier", *heads]
+        bottleneck = ["bottleneck"] if self.bottleneck is not None else []
+        return [
+            *own,
+            *fuser,
+            *bottleneck,
+            *(f"head_layers.{index}" for index in range(len(self.head_layers))),
+            "classifier",
+            *heads,
+        ]
