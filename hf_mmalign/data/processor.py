@@ -35,8 +35,9 @@ _CONFIG_FILE = "processor_config.json"
 _IMAGE_PROCESSOR_FILE = "preprocessor_config.json"
 _STATISTICS_FILE = "feature_statistics.safetensors"
 _SETTINGS = ("max_text_length", "truncation", "feature_sizes")
-# Where in the folder the parts of `modality_processors` lie, each under its modality's name.
-_PARTS = "processors"
+# The folders of the parts of `modality_processors` in that of the processor, each with its modality's name. One level:
+# transformers uploads no deeper.
+_PART = "processor-{}"
 
 
 class MultimodalBatch(BatchFeature):
@@ -52,7 +53,7 @@ class MultimodalProcessor(PushToHubMixin):
 
     All have one saved folder. It holds the stock files of tokenizer and image processor, so stock `AutoTokenizer`,
     `AutoImageProcessor` and `ViltProcessor.from_pretrained` load it too; those of `modality_processors` lie in
-    `processors/<modality>` inside it.
+    `processor-<modality>` inside it.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`, *optional*): For raw text.
@@ -243,7 +244,7 @@ class MultimodalProcessor(PushToHubMixin):
             if part is not None:
                 part.save_pretrained(folder)
         for name, part in self.modality_processors.items():
-            part.save_pretrained(folder / _PARTS / name)
+            part.save_pretrained(folder / _PART.format(name))
         config = {
             "processor_class": type(self).__name__,
             "auto_map": {"AutoProcessor": write_stub(folder, MultimodalProcessor)},
@@ -387,7 +388,7 @@ def _load_parts(source: str, kinds: Mapping[str, str], hub: Mapping[str, Any]) -
     """The `modality_processors` of a folder, by modality `"image"` or `"audio"`, or `""` for one in the folder itself."""
     parts = {}
     for name, kind in kinds.items():
-        place = {"subfolder": "/".join(filter(None, (hub.get("subfolder"), _PARTS, name)))} if kind else {}
+        place = {"subfolder": "/".join(filter(None, (hub.get("subfolder"), _PART.format(name))))} if kind else {}
         load = AutoImageProcessor.from_pretrained if kind == "image" else AutoFeatureExtractor.from_pretrained
         parts[name] = load(source, **{**hub, **place})
     return parts

@@ -51,7 +51,7 @@ def _config(name: str, value: Any) -> Any:
     """The config of one encoder, from its source or from its fields."""
     with _named(name, value):
         if isinstance(value, str):
-            return AutoConfig.from_pretrained(hub_name(value))
+            value = AutoConfig.from_pretrained(hub_name(value))
         return encoder_config(name, _with_numbers(value))
 
 

@@ -119,7 +119,7 @@ def test_one_processor_for_everything(tmp_path):
     assert batch["modality_inputs"]["breath"]["input_values"].shape == (2, 32, 8)
     processor.save_pretrained(tmp_path)
     assert AutoImageProcessor.from_pretrained(tmp_path).size["height"] == 8
-    assert AutoFeatureExtractor.from_pretrained(tmp_path, subfolder="processors/audio").sampling_rate == RATE
+    assert AutoFeatureExtractor.from_pretrained(tmp_path, subfolder="processor-audio").sampling_rate == RATE
     again = MultimodalProcessor.from_pretrained(tmp_path)
     assert {name: type(part) for name, part in again.modality_processors.items()} == {
         name: type(part) for name, part in parts.items()

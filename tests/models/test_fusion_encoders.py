@@ -7,7 +7,16 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.testing import assert_close
-from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, BertModel, ResNetConfig
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    CLIPConfig,
+    CLIPModel,
+    MobileNetV2Config,
+    ResNetConfig,
+)
 
 from hf_mmalign import FusionConfig, FusionForSequenceClassification
 from hf_mmalign.models.fusion.encoders import stages
@@ -373,8 +382,51 @@ def test_what_is_neither_a_field_nor_an_encoder_is_refused():
         FusionForSequenceClassification.from_encoders_pretrained(hiden_size=3, feature_sizes=WIDTHS)
 
 
-def test_an_encoder_of_transformers_own_convolutions():
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+@pytest.mark.parametrize(
+    ("config", "width"),
+    [
+        (ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"), 16),
+        (MobileNetV2Config(depth_multiplier=0.35, finegrained_output=False), 448),  # which says nothing of its width
+    ],
+    ids=["resnet", "mobilenet"],
+)
+def test_encoders_that_do_not_say_how_wide_they_are(config, width):
     model = FusionForSequenceClassification(FusionConfig(encoders={"image": config}, num_labels=3))
-    assert model.width_of("image") == 16
+    assert model.width_of("image") == width
     assert model(**pictures()).logits.shape == (4, 3)
+
+
+def test_the_towers_of_clip(tmp_path):
+    narrow = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = narrow | {"vocab_size": 60, "max_position_embeddings": 12, "eos_token_id": 3}
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=narrow | {"image_size": 32, "patch_size": 8}))
+    clip.save_pretrained(tmp_path)
+    source = str(tmp_path)
+    model = FusionForSequenceClassification.from_encoders_pretrained(text=source, image=source, num_labels=3).eval()
+    assert model.config.modality_kinds == {"text": "text", "image": "image"}
+    found = model(**texts(), **pictures(), output_modality_features=True).modality_features
+    expected = clip.vision_model(pixel_values=pictures()["pixel_values"]).last_hidden_state
+    assert found["image"].shape == expected[:, 0].shape
+    weights = dict(clip.vision_model.named_parameters())
+    taken = {key.removeprefix("vision_model."): p for key, p in model.encoders["image"].named_parameters()}
+    assert_close({key: taken[key] for key in weights}, weights, atol=0, rtol=0)
+    model.save_pretrained(tmp_path / "whole")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "whole").eval()
+    batch = texts() | pictures()
+    assert_close(again(**batch).logits, model(**batch).logits)
+
+
+def test_encoders_have_the_dtype_of_the_model_around_them(tmp_path):
+    """Not that of their files; and where those lie is nobody else's business."""
+    torch.manual_seed(0)
+    BertModel(BERT).half().save_pretrained(tmp_path / "bert")
+    source = str(tmp_path / "bert")
+    model = FusionForSequenceClassification.from_encoders_pretrained(text=source, num_labels=3)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    model(**texts()).logits.sum().backward()
+    model.save_pretrained(tmp_path / "whole")
+    assert source not in (tmp_path / "whole/config.json").read_text()
+    for dtype in (torch.float32, torch.bfloat16):
+        again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "whole", dtype=dtype)
+        assert {p.dtype for p in again.parameters()} == {dtype}
+        assert torch.isfinite(again(**texts()).logits).all()

@@ -1,5 +1,6 @@
 """Encoders that others have made: any of `AutoModel`, timm's among them. How to build one, and how to get tokens of it."""
 
+import copy
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from ..modeling_base import ModalityEmbedding
 
@@ -38,17 +40,18 @@ _QUERIES_AND_VALUES = {
         "value_projection",
         "v",
     ),
-    *("v_proj", "v_lin", "qkv", "qkv_proj", "Wqkv"),
+    *("v_proj", "v_lin", "linear_q", "linear_v", "qkv", "qkv_proj", "Wqkv", "c_attn"),
 }
-# Where configs say how wide the last hidden state is; the first that is there counts.
-_WIDTHS = ("hidden_size", "d_model", "hidden_sizes", "hidden_dim")
+# Side of the picture by which an encoder shows the form of its output.
+_PROBE_SIZE = 224
 
 
 def encoder_config(name: str, value: Any) -> PreTrainedConfig:
     """The config of modality `name`'s encoder: as it is, or from a dict.
 
     `{"model_type": …, …}` is a config of transformers, `{"architecture": "resnet18", "in_chans": 1}` one of timm's, whose
-    further keys are arguments of `timm.create_model`.
+    further keys are arguments of `timm.create_model`. Of two towers, as in CLIP, the modality `"text"` takes that of text,
+    any other that of pictures.
 
     Raises:
         ValueError: For anything else, or an encoder that takes neither token ids nor pictures nor sound.
@@ -61,6 +64,11 @@ def encoder_config(name: str, value: Any) -> PreTrainedConfig:
             "architecture. Pretrained weights, by folder or name, are loaded by from_encoders_pretrained, and by the key "
             "encoders of a recipe."
         )
+    value = copy.deepcopy(value)
+    towers = [getattr(value, tower, None) for tower in ("text_config", "vision_config")]
+    if None not in towers:
+        value = towers[0] if name == "text" else towers[1]
+    value.dtype = None  # an encoder has that of the model around it
     main_input(name, value)
     return value
 
@@ -82,7 +90,7 @@ def _config_of(name: str, fields: dict[str, Any]) -> PreTrainedConfig:
 def config_to_dict(config: PreTrainedConfig) -> dict[str, Any]:
     """What :func:`encoder_config` makes the same config of."""
     values = config.to_dict()
-    for key in ("transformers_version", "label_names"):
+    for key in ("transformers_version", "label_names", "_name_or_path"):
         values.pop(key, None)
     return values
 
@@ -115,13 +123,21 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     return _bare(model)
 
 
-def load_encoder(source: str, **kwargs: Any) -> PreTrainedModel:
+def load_encoder(name: str, source: str, config: PreTrainedConfig | None = None) -> PreTrainedModel:
     """A pretrained encoder, from a folder or by its name on the Hub, without what is behind its last hidden states.
 
+    Args:
+        name (`str`): The modality.
+        source (`str`): Folder or Hub name.
+        config (`PreTrainedConfig`, *optional*): By default that of the source.
+
     Raises:
-        ValueError: If its files lack weights, which would be random.
+        ValueError: If its files lack weights, which would be random, or it is no encoder.
     """
-    model, info = AutoModel.from_pretrained(source, output_loading_info=True, **kwargs)
+    config = config or encoder_config(name, AutoConfig.from_pretrained(source))
+    dtype = torch.get_default_dtype()  # whatever they were saved in
+    model, info = AutoModel.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True)
+    config.dtype = None
     model = _bare(model)
     own = {name for name, _ in model.named_parameters()}
     missing = sorted(key for key in info["missing_keys"] if key in own)
@@ -196,14 +212,25 @@ def _width(name: str, encoder: PreTrainedModel) -> int:
         return encoder.timm_model.num_features
     if getattr(config, "add_adapter", False):
         return config.output_hidden_size
-    for field in _WIDTHS:
-        width = getattr(config, field, None)
-        if width is not None:
-            return width[-1] if isinstance(width, (list, tuple)) else width
-    raise ValueError(
-        f"encoders[{name!r}]: {type(config).__name__} does not say how wide its hidden states are; it has none of "
-        f"{', '.join(_WIDTHS)}."
-    )
+    width = getattr(config, "hidden_size", None) or getattr(config, "d_model", None)
+    return _probed_width(name, config) if width is None else width
+
+
+def _probed_width(name: str, config: PreTrainedConfig) -> int:
+    """The width of the tokens of a picture encoder whose config has several widths, or none: tried without any values."""
+    size = getattr(config, "image_size", None) or _PROBE_SIZE
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model = AutoModel.from_config(config).eval()
+            pixels = torch.zeros(1, getattr(config, "num_channels", 3), height, width)
+            hidden = model(pixel_values=pixels).last_hidden_state
+    except Exception as error:
+        raise ValueError(
+            f"encoders[{name!r}]: {type(config).__name__} does not say how wide its hidden states are, and a blank picture "
+            f"does not tell: {error}"
+        ) from error
+    return hidden.shape[1] if hidden.dim() == 4 else hidden.shape[-1]
 
 
 def longest_text(config: PreTrainedConfig) -> int | None:
@@ -393,12 +420,13 @@ def wholly_frozen(module: nn.Module) -> list[str]:
 
 
 def lora_targets(encoder: nn.Module) -> list[str]:
-    """The layers of an encoder that LoRA adapts where its config names none: queries and values, else all convolutions.
-
-    Those of depthwise convolutions, which are of low rank already, are left out.
+    """The layers of an encoder that LoRA adapts where its config names none: queries and values; without such, all linear
+    layers and convolutions, but for those by group, which are of low rank already.
     """
-    linear = [name for name, module in encoder.named_modules() if isinstance(module, nn.Linear)]
+    linear = [name for name, module in encoder.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
     targets = [name for name in linear if name.rsplit(".", 1)[-1] in _QUERIES_AND_VALUES]
     return targets or [
-        name for name, module in encoder.named_modules() if isinstance(module, nn.Conv2d) and module.groups == 1
+        name
+        for name, module in encoder.named_modules()
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
     ]

@@ -82,7 +82,7 @@ class ModalityEncodersMixin(MultimodalModelMixin):
         for name, value in named.items():
             if not isinstance(value, (str, Mapping, PreTrainedConfig)):
                 raise TypeError(f"{name!r} is no field of {cls.config_class.__name__}, and {value!r} no encoder.")
-        loaded = {name: load_encoder(value) for name, value in named.items() if isinstance(value, str)}
+        loaded = {name: load_encoder(name, value) for name, value in named.items() if isinstance(value, str)}
         encoders = {name: loaded[name].config if name in loaded else value for name, value in named.items()}
         model = cls(cls.config_class(feature_sizes=feature_sizes, encoders=encoders, **fields))
         for name, encoder in loaded.items():
@@ -96,7 +96,7 @@ class ModalityEncodersMixin(MultimodalModelMixin):
             raise ValueError(
                 f"{name!r} has no pretrained encoder: the config's encoders are {list(self.config.encoders)}."
             )
-        self._take_encoder(name, load_encoder(source, config=self.config.encoders[name]))
+        self._take_encoder(name, load_encoder(name, source, self.config.encoders[name]))
 
     def _take_encoder(self, name: str, encoder: PreTrainedModel) -> None:
         self._set_encoder(name, encoder)
