@@ -27,13 +27,18 @@ def modality_gaps(features: ModalityFeatures) -> dict[tuple[str, str], float]:
         features (`Mapping[str, np.ndarray]`): `(N_m, d)` per modality, d equal for all.
 
     Raises:
-        ValueError: If there are fewer than two modalities, one has no sample, or a feature is not finite.
+        ValueError: If there are fewer than two modalities, one has no sample, widths differ, or a feature is not finite.
     """
     if len(features) < 2:
         raise ValueError(f"A modality gap needs the features of two modalities; there are those of {list(features)}.")
     for name, values in features.items():
         if len(values) == 0:
             raise ValueError(f"No sample has the modality {name!r}.")
+    widths = {name: values.shape[1] for name, values in features.items()}
+    if len(set(widths.values())) > 1:
+        raise ValueError(
+            f"The modalities' features have the widths {widths}, and so no common space in which there would be a gap."
+        )
     centroids = {name: normalize(values).mean(axis=0) for name, values in features.items()}
     return {(a, b): float(np.linalg.norm(centroids[a] - centroids[b])) for a, b in combinations(features, 2)}
 

@@ -47,6 +47,7 @@ num_train_epochs: 1
 per_device_train_batch_size: 4
 learning_rate: 0.05
 robustness_seeds: [0]
+missing_ratios: [1.0]
 save_strategy: "no"
 """
 
@@ -85,10 +86,14 @@ def run(folder: Path, data: Path, *arguments: str, **encoders) -> FusionForSeque
     return AutoModelForSequenceClassification.from_pretrained(folder / "run").eval()
 
 
-def test_three_pretrained_encoders_and_one_folder(pretrained, table, tmp_path):
+def test_three_pretrained_encoders_and_one_folder(pretrained, table, tmp_path, capsys):
     """Frozen ones stay what they were; the folder predicts without theirs, and evaluates."""
     sources = {name: str(folder) for name, folder in pretrained.items()}
-    model = run(tmp_path, table, "--frozen", "[image, audio]", "--frozen_stages", "{text: 1}", **sources)
+    rates = ("--backbone_learning_rate", "0.02", "--modality_dropout", "0.2", "--logging_steps", "1")
+    frozen = ("--frozen", "[image, audio]", "--frozen_stages", "{text: 1}", "--gradient_checkpointing", "true")
+    model = run(tmp_path, table, *rates, *frozen, **sources)
+    logs = json.loads((tmp_path / "run/trainer_state.json").read_text())["log_history"]
+    assert "backbone_learning_rate" in logs[0]
     assert model.config.modality_kinds == {"text": "text", "image": "image", "audio": "audio"}
     for name in ("image", "audio"):
         stock = AutoModel.from_pretrained(pretrained[name])
@@ -111,6 +116,8 @@ def test_three_pretrained_encoders_and_one_folder(pretrained, table, tmp_path):
         assert_close([entry["score"] for entry in other], [entry["score"] for entry in scores[0]], atol=1e-4, rtol=1e-4)
     assert classify({"audio": str(sound)})[0]["label"] in ("cat", "dog")
     assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert main(["plot", "modality-gap", str(tmp_path / "run")]) == 2
+    assert "no common space" in capsys.readouterr().err
     rows = tmp_path / "new.csv"
     rows.write_text(f"caption,photo,sound\na dog,{table.parent}/1.png,{sound}\n,,{sound}\n")
     assert main(["predict", str(tmp_path / "run"), str(rows), "--output", str(tmp_path / "out.jsonl")]) == 0
@@ -143,6 +150,18 @@ def test_lora_on_pretrained_encoders(pretrained, table, tmp_path):
     torch.manual_seed(1)
     fresh = build_encoder(WAVES).state_dict()
     assert fresh.keys() == model.encoders["audio"].state_dict().keys()
+
+
+def test_feature_sequences_as_pictures_and_in_order(tmp_path):
+    """Log-mel frames, say: a convolutional network sees them as one picture, an LSTM one after the other."""
+    encoders = "{bottom: {architecture: test_resnet, in_chans: 1}}"
+    kinds = ["--encoders", encoders, "--encoder", "{top: lstm, zones: transformer}", "--picture_steps", "{bottom: 16}"]
+    small = ["--max_train_samples", "32", "--max_eval_samples", "16", "--robustness", "false"]
+    assert main(["train", "fusion/smoke", "--output_dir", str(tmp_path), *kinds, *small]) == 0
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert [type(model.encoders[name]).__name__ for name in ("bottom", "top", "zones")] == [
+        "TimmWrapperModel", "LSTMEncoder", "SequenceTransformer"
+    ]  # fmt: skip
 
 
 def test_errors_name_the_encoder(table, tmp_path, capsys):

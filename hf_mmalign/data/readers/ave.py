@@ -27,7 +27,7 @@ _FIELDS = 5
 def open_source(
     path: Path,
     label_names: list[str] | None = None,
-    audio: dict[str, Any] | None = None,
+    audio: dict[str, Any] | str | None = None,
     frames: int = 1,
     drop_missing: bool = False,
 ) -> Source:
@@ -37,7 +37,8 @@ def open_source(
         path (`Path`): The folder.
         label_names (`list[str]`, *optional*): The categories in the order of their ids; by default those of the three
             files, sorted.
-        audio (`dict`, *optional*): Of the log-mel frames: `sampling_rate`, `n_mels`, `window_ms`, `hop_ms`.
+        audio (`dict` or `str`, *optional*): Of the log-mel frames: `sampling_rate`, `n_mels`, `window_ms`, `hop_ms`;
+            `"raw"` leaves sounds as they are.
         frames (`int`): Frames in the picture, evenly spaced, side by side.
         drop_missing (`bool`): Leave out clips without sound or frames.
     """

@@ -18,10 +18,10 @@ import numpy as np
 import PIL.Image
 from datasets import ClassLabel, Features, Image, Value
 
-from ..audio import LogMel, read_audio
+from ..audio import LogMel, check_audio, read_audio
 from ..errors import DataError, shown
 from ..pictures import opened_picture
-from ..schema import SPLITS, Source, feature_sequence
+from ..schema import SOUND, SPLITS, Source, feature_sequence
 from ..splitting import draw_parts
 from .files import ImageChecker, path_inside, require_text
 from .options import require_boolean, require_integer
@@ -73,16 +73,15 @@ class ClipFiles:
 
     Args:
         root (`Path`): The data set's folder.
-        audio (`dict`, *optional*): As the option `audio` of a table.
+        audio (`dict` or `str`, *optional*): As the option `audio` of a table.
         frames (`int`): How many frames go into the picture, evenly spaced and side by side.
         drop_missing (`bool`): Leave out clips without sound or frames, as the public code does. Else they lack that
             modality, and one without both is an error.
     """
 
-    def __init__(self, root: Path, audio: dict[str, Any] | None, frames: int, drop_missing: bool):
+    def __init__(self, root: Path, audio: dict[str, Any] | str | None, frames: int, drop_missing: bool):
         self.root = root
-        settings = audio_settings(audio)
-        self.mel = LogMel(**settings)
+        self.mel = None if audio == "raw" else LogMel(**audio_settings(audio))
         self.frames = require_integer("frames", frames, 1, _MOST_FRAMES)
         self.drop_missing = require_boolean("drop_missing", drop_missing)
         self.images = ImageChecker()
@@ -92,7 +91,7 @@ class ClipFiles:
         features = Features(
             {
                 "id": Value("string"),
-                "audio": feature_sequence(self.mel.n_mels),
+                "audio": SOUND if self.mel is None else feature_sequence(self.mel.n_mels),
                 "image": Image(),
                 "group": Value("string"),
                 "label": ClassLabel(names=list(names)),
@@ -113,7 +112,7 @@ class ClipFiles:
                 raise DataError(self._nothing(clip, split), **clip.place)
             yield {
                 "id": clip.id,
-                "audio": self._frames_of_sound(sound, clip),
+                "audio": self._frames_of_sound(sound, clip) if self.mel is not None else _checked_sound(sound, clip),
                 "image": self._picture(pictures, clip),
                 "group": clip.group,
                 "label": ids[clip.label],
@@ -166,6 +165,13 @@ class ClipFiles:
             f"no sound (audio/NAME.wav, say) and no folder of frames (visual/NAME/) for {name}{advice}. drop_missing: true "
             "leaves such clips out"
         )
+
+
+def _checked_sound(path: Path | None, clip: Clip) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    check_audio(path, **clip.place, field=path.name)
+    return {"bytes": None, "path": str(path.resolve())}
 
 
 def side_by_side(paths: Sequence[Path], **place: Any) -> bytes:

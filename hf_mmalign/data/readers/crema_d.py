@@ -24,7 +24,7 @@ def open_source(
     path: Path,
     validation_fraction: float = 0.1,
     seed: int = 0,
-    audio: dict[str, Any] | None = None,
+    audio: dict[str, Any] | str | None = None,
     frames: int = 1,
     drop_missing: bool = False,
 ) -> Source:
@@ -35,7 +35,8 @@ def open_source(
         validation_fraction (`float`): Share of the training clips that become the validation split, by class, where there
             is no `val.csv`.
         seed (`int`): Seed of that draw.
-        audio (`dict`, *optional*): Of the log-mel frames: `sampling_rate`, `n_mels`, `window_ms`, `hop_ms`.
+        audio (`dict` or `str`, *optional*): Of the log-mel frames: `sampling_rate`, `n_mels`, `window_ms`, `hop_ms`;
+            `"raw"` leaves sounds as they are.
         frames (`int`): Frames in the picture, evenly spaced, side by side.
         drop_missing (`bool`): Leave out clips without sound or frames.
     """

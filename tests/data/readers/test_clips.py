@@ -11,6 +11,7 @@ import soundfile
 from hf_mmalign.data.audio import LogMel
 from hf_mmalign.data.errors import DataError
 from hf_mmalign.data.schema import label_names_of, modalities_of
+from hf_mmalign.data.sounds import to_waveform
 
 RATE = 16_000
 EMOTIONS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
@@ -195,6 +196,21 @@ def test_other_sounds(load, crema_d):
     frames = load("crema-d", crema_d)["test"][0]["audio"]
     assert frames.shape == (98, 64)
     assert frames.mean(axis=0).argmax() == pytest.approx(64 * np.log(1 + 440 / 700) / np.log(1 + 8000 / 700), abs=1.5)
+
+
+def test_sounds_left_raw(load, crema_d):
+    """For encoders that take waveforms; a clip without sound has none."""
+    missing, broken = crema_names(range(1005, 1006))[:2]
+    (crema_d / "AudioWAV" / f"{missing}.wav").unlink()
+    data = load("crema-d", crema_d, audio="raw")["test"]
+    assert modalities_of(data) == {"audio": "audio", "image": "image"}
+    sounds = {row["id"]: row["audio"] for row in data}
+    assert sounds.pop(missing) is None
+    assert {len(to_waveform(sound, RATE)) for sound in sounds.values()} == {3200}
+    (crema_d / "AudioWAV" / f"{broken}.wav").write_bytes(b"no sound")
+    (crema_d / "test.csv").write_text((crema_d / "test.csv").read_text() + "\n")
+    with pytest.raises(DataError, match=rf"field '{broken}\.wav': the sound cannot be read"):
+        load("crema-d", crema_d, audio="raw")
 
 
 def replaced(folder: Path, name: str, old: str, new: str) -> Path:
