@@ -79,9 +79,21 @@ METHODS: dict[str, Method] = {
     "mmalign_fusion": Method(
         "late fusion by concatenation",
         "late-fusion",
-        "Each modality is encoded on its own and averaged over time; a head takes the modalities' vectors side by side. "
-        "Trained on the task loss alone: a baseline of the methods of this package.",
+        "Each modality is encoded on its own and averaged over time; a head takes the modalities' vectors side by side: "
+        "a baseline of the methods of this package.",
         ("encoder", "hidden_size", "num_head_layers"),
+    ),
+    "cal": Method(
+        "Contribution-Guided Asymmetric Learning (CAL)",
+        "contribution-guided-asymmetric-learning",
+        "Each modality is encoded on its own, and a head takes the modalities' vectors side by side. Beside the task loss, "
+        "an information bottleneck on each modality's vector is to keep what the fused vector tells and to lose the rest, "
+        "weighted by what the modality contributes. Nothing is added at inference.",
+        ("aib_weight", "bottleneck_size", "compression_lambda", "unimodal_heads"),
+        Paper(
+            "Contribution-Guided Asymmetric Learning for Robust Multimodal Fusion under Imbalance and Noise",
+            "Zijing Xu, Yunfeng Kou, Kunming Wu, Hong Liu",
+        ),
     ),
 }
 
@@ -92,6 +104,8 @@ def method_of(config: Any) -> str:
     Raises:
         ValueError: If it is none of them.
     """
+    if getattr(config, "aib_weight", 0) > 0:
+        return "cal"
     if config.model_type in METHODS:
         return config.model_type
     if not hasattr(config, "wma_alpha"):

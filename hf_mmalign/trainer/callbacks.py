@@ -22,13 +22,13 @@ class TrainingClock(TrainerCallback, ExportableState):
         self._since: float | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.seconds = saved_attributes(self, state).get("seconds", 0.0)
+        self.seconds = _saved_attributes(self, state).get("seconds", 0.0)
         self._since = time.perf_counter()
-        register(self, state)
+        _register(self, state)
 
     def on_train_end(self, args, state, control, **kwargs):
         self.seconds, self._since = self._now(), None
-        register(self, state)
+        _register(self, state)
 
     def state(self) -> dict[str, Any]:
         return {"args": {}, "attributes": {"seconds": self._now()}}
@@ -58,8 +58,8 @@ class ResumableEarlyStopping(EarlyStoppingCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
         name = "early_stopping_patience_counter"
-        self.early_stopping_patience_counter = saved_attributes(self, state).get(name, 0)
-        register(self, state)
+        self.early_stopping_patience_counter = _saved_attributes(self, state).get(name, 0)
+        _register(self, state)
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             control.should_training_stop = True
         return control
@@ -90,12 +90,12 @@ def _evaluated(state: TrainerState) -> bool:
     return any(key.startswith("eval_") for entry in entries for key in entry)
 
 
-def saved_attributes(callback: ExportableState, state: TrainerState) -> dict[str, Any]:
+def _saved_attributes(callback: ExportableState, state: TrainerState) -> dict[str, Any]:
     """What a checkpoint says about this callback; nothing if training begins, or the checkpoint knows it not."""
     saved = state.stateful_callbacks.get(type(callback).__name__) if state.global_step else None
     return saved["attributes"] if isinstance(saved, dict) else {}
 
 
-def register(callback: ExportableState, state: TrainerState) -> None:
+def _register(callback: ExportableState, state: TrainerState) -> None:
     # Trainer fails when it saves a callback that the checkpoint it resumed from did not know.
     state.stateful_callbacks[type(callback).__name__] = callback.state()

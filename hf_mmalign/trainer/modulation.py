@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
-from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer_utils import has_length
 
 from ..losses.contribution import (
@@ -29,11 +29,14 @@ from ..losses.contribution import (
 from ..models.modeling_base import ModalityEmbedding, MultimodalModelMixin
 from ..perturbation.modalities import MissingModality
 from .arguments import MultimodalTrainingArguments
-from .callbacks import register, saved_attributes
 from .modality_optimizers import optimizer_parts
 
 # Steps between two measurements where each takes forward passes of its own.
 _STEPS_BETWEEN_PASSES = 10
+# The name among the states of callbacks in `trainer_state.json`.
+_STATE = "gradient_modulation"
+# Where a module that is not called through the whole model's wrapper has its parameters at hand.
+_WHOLE_MODELS = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 
 class _ScaledGradient(torch.autograd.Function):
@@ -144,7 +147,7 @@ STRATEGIES: dict[str, type[ModulationStrategy]] = {
 }
 
 
-class Modulation(TrainerCallback, ExportableState):
+class Modulation(TrainerCallback):
     """Measures what modalities contribute and scales their gradients, or their learning rates, in [`MultimodalTrainer`].
 
     In `gradient` mode :meth:`hook` multiplies the gradient where it leaves the rest of the model for a modality's encoder,
@@ -158,7 +161,8 @@ class Modulation(TrainerCallback, ExportableState):
         accelerator (`Accelerator`): The Trainer's.
 
     Raises:
-        ValueError: If the model is none of this package's kind, generates texts, has one modality or none that trains.
+        ValueError: If the model is none of this package's kind, generates texts, has one modality or none that trains, or
+            is sharded over processes.
     """
 
     def __init__(
@@ -170,6 +174,11 @@ class Modulation(TrainerCallback, ExportableState):
             raise ValueError(
                 f"gradient_modulation measures how well classes and numbers are predicted; {type(model()).__name__} "
                 "generates texts."
+            )
+        if accelerator.distributed_type not in _WHOLE_MODELS:
+            raise ValueError(
+                f"gradient_modulation is for one device and for DDP; under {accelerator.distributed_type.value} parameters "
+                "are sharded, and single parts of a model cannot be asked."
             )
         if args.n_gpu > 1:
             raise ValueError(
@@ -221,7 +230,7 @@ class Modulation(TrainerCallback, ExportableState):
     def on_train_begin(self, args, state, control, optimizer=None, train_dataloader=None, **kwargs):
         self._begin()
         self._owners = self._find_owners()
-        saved = saved_attributes(self, state)
+        saved = state.stateful_callbacks.get(_STATE, {}) if state.global_step else {}
         if saved.get("strategy") == args.gradient_modulation and saved.get("modalities") == self.modalities:
             self.strategy.values, self.strategy.history = saved["values"], saved["history"]
             if self.accelerator.is_main_process:  # which saved the sums of all
@@ -237,7 +246,6 @@ class Modulation(TrainerCallback, ExportableState):
             _warn_of_normalised_gradients(optimizer, self._owners)
         else:
             _check_groups(optimizer, self._owners)
-        register(self, state)
 
     def on_step_begin(self, args, state, control, **kwargs):
         self._measuring = state.global_step % self._every == 0
@@ -372,20 +380,20 @@ class Modulation(TrainerCallback, ExportableState):
 
     # ---- Checkpoints
 
-    def join_processes(self) -> None:
-        """Give the main process, which writes the checkpoint, what all have measured since the last update. Collective."""
+    def save(self, state: TrainerState) -> None:
+        """Put what resuming needs into the state that the main process writes to a checkpoint. Collective.
+
+        Not as an `ExportableState`, which `restore_callback_states_from_checkpoint` makes anew without any arguments.
+        """
         sums = self.accelerator.reduce(self._sums, reduction="sum")
         self._sums = sums if self.accelerator.is_main_process else torch.zeros_like(sums)
-
-    def state(self) -> dict[str, Any]:
-        attributes = {
+        state.stateful_callbacks[_STATE] = {
             "strategy": self.args.gradient_modulation,
             "modalities": self.modalities,
             "values": self.strategy.values,
             "history": self.strategy.history,
             "sums": self._sums.tolist(),
         }
-        return {"args": {}, "attributes": attributes}
 
 
 @contextmanager

@@ -179,7 +179,7 @@ class MultimodalTrainer(Trainer):
 
     def _save_checkpoint(self, *positional, **keywords):
         if self.modulation is not None:
-            self.modulation.join_processes()
+            self.modulation.save(self.state)
         with clear_write_errors(f"{self.args.output_dir}/checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(*positional, **keywords)
 

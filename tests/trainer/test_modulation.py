@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from hf_mmalign import FusionConfig, MultimodalTrainer, MultimodalTrainingArguments
@@ -144,29 +145,31 @@ def test_accumulated_micro_batches_equal_one_batch(tmp_path, strategy, batch_siz
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["cal", "ogm"])
-def test_two_processes_equal_one_with_the_double_batch(tmp_path, strategy):
-    arguments = SGD | MOVING | {"gradient_modulation": strategy, "max_grad_norm": 0.5, "max_steps": 6} | EVERY_STEP
+def test_two_processes_equal_one_with_the_double_batch(tmp_path):
+    common = SGD | MOVING | {"max_grad_norm": 0.5, "max_steps": 6} | EVERY_STEP
+    runs = {"two": common, "two/1": common | {"gradient_modulation": "ogm"}}
     split = {"per_device_train_batch_size": 2, "ddp_backend": "gloo"}
     run_script(
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
         "-m", "tests.trainer.training", str(tmp_path / "two"), "--model", "fusion",
-        "--fields", json.dumps({"dropout": 0.0}), "--arguments", json.dumps(arguments | split),
+        "--fields", json.dumps({"dropout": 0.0}),
+        "--arguments", *(json.dumps(arguments | split) for arguments in runs.values()),
     )  # fmt: skip
-    single = trained(tmp_path / "one", build_fusion(dropout=0.0), **arguments)
-    two = load_file(tmp_path / "two" / "final.safetensors")
-    assert_same_weights(two, weights(single.model), atol=2e-6, rtol=1e-4)
-    log = [entry for entry in json.loads((tmp_path / "two" / "log.json").read_text()) if "loss" in entry]
-    assert log[-1]["coefficient_audio"] != log[0]["coefficient_audio"]
-    for one, other in zip(log, train_log(single), strict=True):
-        names = [name for name in one if name.endswith(("_audio", "_vision"))]
-        assert {name: one[name] for name in names} == pytest.approx({name: other[name] for name in names}, rel=1e-4)
+    for folder, arguments in runs.items():
+        single = trained(tmp_path / "one" / folder, build_fusion(dropout=0.0), **arguments)
+        two = load_file(tmp_path / folder / "final.safetensors")
+        assert_same_weights(two, weights(single.model), atol=2e-6, rtol=1e-4)
+        log = [entry for entry in json.loads((tmp_path / folder / "log.json").read_text()) if "loss" in entry]
+        assert log[-1]["coefficient_audio"] != log[0]["coefficient_audio"]
+        for one, other in zip(log, train_log(single), strict=True):
+            names = [name for name in one if name.endswith(("_audio", "_vision"))]
+            assert {name: one[name] for name in names} == pytest.approx({name: other[name] for name in names}, rel=1e-4)
     # What both processes had measured when the checkpoint in the middle of an epoch was written.
-    saved = [
-        json.loads((tmp_path / name / "checkpoint-2" / "trainer_state.json").read_text())["stateful_callbacks"]
-        for name in ("one", "two")
-    ]
-    sums = [torch.tensor(state["Modulation"]["attributes"]["sums"]) for state in saved]
+    sums = []
+    for folder in ("one/two", "two"):
+        state = json.loads((tmp_path / folder / "checkpoint-2" / "trainer_state.json").read_text())
+        sums.append(torch.tensor(state["stateful_callbacks"]["gradient_modulation"]["sums"]))
+    assert sums[0][0, 0] == 8
     torch.testing.assert_close(sums[1], sums[0], atol=1e-5, rtol=1e-4)
 
 
@@ -189,6 +192,14 @@ def test_resumed_equals_uninterrupted_inside_an_epoch_and_at_its_end(tmp_path, s
         resumed = build_trainer(tmp_path / "resumed", build_fusion(), **settings)
         resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{checkpoint}"))
         assert_same_run(whole, resumed)
+
+
+def test_it_gets_along_with_callbacks_restored_from_a_checkpoint(tmp_path):
+    settings = EVERY_STEP | MOVING | SGD | {"restore_callback_states_from_checkpoint": True, "max_steps": 8}
+    whole = trained(tmp_path / "whole", build_fusion(), **settings)
+    resumed = build_trainer(tmp_path / "resumed", build_fusion(), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert_same_run(whole, resumed)
 
 
 def test_another_strategy_begins_anew_on_a_checkpoint(tmp_path):
@@ -279,6 +290,25 @@ def test_adam_cancels_a_scale_and_says_so(tmp_path):
     trained(tmp_path, build_fusion(), **CAL, modulation_mode="lr", max_steps=1)  # where warnings are errors
 
 
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        data = Samples(text=False)
+        while True:
+            yield from (data[index] for index in range(16))
+
+
+def test_where_no_epoch_ends_steps_must_be_told(tmp_path):
+    def run(**arguments):
+        return trained(
+            tmp_path, build_fusion(), {"train_dataset": Endless()}, **SGD, **MOVING, max_steps=4, **arguments
+        )
+
+    with pytest.raises(ValueError, match=r"whose end is not known .* give modulation_update_steps"):
+        run()
+    values = [entry["coefficient_audio"] for entry in train_log(run(modulation_update_steps=2))]
+    assert values[0] == 0.5 != values[1] == values[2] != values[3]
+
+
 class SGDW(torch.optim.SGD):
     """Someone else's optimizer."""
 
@@ -325,6 +355,11 @@ def test_what_cannot_be_modulated_is_refused(tmp_path, monkeypatch):
     arguments = MultimodalTrainingArguments(str(tmp_path), use_cpu=True, **CAL)
     with pytest.raises(ValueError, match="Linear is none"):
         MultimodalTrainer(torch.nn.Linear(2, 2), arguments)
+    monkeypatch.setattr(
+        type(build_trainer(tmp_path, build_fusion()).accelerator), "distributed_type", DistributedType.FSDP
+    )
+    with pytest.raises(ValueError, match="for one device and for DDP; under FSDP parameters are sharded"):
+        build_trainer(tmp_path, build_fusion(), **CAL)
     monkeypatch.setattr(FusionConfig, "generates", True)
     with pytest.raises(ValueError, match="FusionForSequenceClassification generates texts"):
         build_trainer(tmp_path, build_fusion(), **CAL)

@@ -1,6 +1,7 @@
 """A tiny training set-up that also runs as a script, for tests with several processes or a killed one.
 
-`python -m tests.trainer.training OUTPUT_DIR [--key value …]` trains, saves the weights and prints the logged losses.
+`python -m tests.trainer.training OUTPUT_DIR [--key value …]` trains and saves weights and log; further `--arguments` train
+again, into `OUTPUT_DIR/1` and so on.
 """
 
 import argparse
@@ -108,21 +109,23 @@ def weights(model) -> dict[str, torch.Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("output_dir")
-    parser.add_argument("--arguments", type=json.loads, default={})
+    parser.add_argument("--arguments", type=json.loads, default=[{}], nargs="+")
     parser.add_argument("--fields", type=json.loads, default={})
     parser.add_argument("--model", choices=["bert", "fusion"], default="bert")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--kill-at", type=int)
     args = parser.parse_args()
     build = {"bert": build_model, "fusion": build_fusion}[args.model]
-    trainer = build_trainer(args.output_dir, build(**args.fields), **args.arguments)
-    if args.kill_at:
-        trainer.add_callback(KillAt(args.kill_at))
-    trainer.train(resume_from_checkpoint=args.resume or None)
-    if trainer.is_world_process_zero():
-        save_file(weights(trainer.multimodal_model), f"{args.output_dir}/final.safetensors")
-        with open(f"{args.output_dir}/log.json", "w", encoding="utf-8") as file:
-            json.dump(trainer.state.log_history, file)
+    for number, arguments in enumerate(args.arguments):
+        folder = f"{args.output_dir}/{number}" if number else args.output_dir
+        trainer = build_trainer(folder, build(**args.fields), **arguments)
+        if args.kill_at:
+            trainer.add_callback(KillAt(args.kill_at))
+        trainer.train(resume_from_checkpoint=args.resume or None)
+        if trainer.is_world_process_zero():
+            save_file(weights(trainer.multimodal_model), f"{folder}/final.safetensors")
+            with open(f"{folder}/log.json", "w", encoding="utf-8") as file:
+                json.dump(trainer.state.log_history, file)
     trainer.end()
 
 
