@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, set_seed
 
 from ..data.collator import MultimodalCollator
 from ..data.processor import MultimodalProcessor
+from ..data.streams import StreamedDatasetDict
 from ..evaluation.metrics import GREATER_IS_BETTER
 from ..reporting.files import write_text
 from ..reporting.plots import plot_training_curves, save_figure
@@ -57,7 +58,8 @@ class TrainedRun:
             LoRA's adapters are merged into it.
         processor (`MultimodalProcessor`): Makes the model's inputs.
         collator (`MultimodalCollator`): Makes batches of rows.
-        dataset (`DatasetDict`): The rows it was trained, selected and tested on.
+        dataset (`DatasetDict` or `StreamedDatasetDict`): The rows it was trained, selected and tested on; a stream, with
+            `streaming: true`.
     """
 
     folder: Path
@@ -66,7 +68,7 @@ class TrainedRun:
     model: PreTrainedModel = field(repr=False)
     processor: MultimodalProcessor = field(repr=False)
     collator: MultimodalCollator = field(repr=False)
-    dataset: DatasetDict = field(repr=False)
+    dataset: DatasetDict | StreamedDatasetDict = field(repr=False)
 
 
 def train(recipe: str | Path | Mapping[str, Any] | Recipe | None = None, /, **keys: Any) -> TrainedRun:
@@ -162,7 +164,7 @@ def _save(
     model: PreTrainedModel,
     recipe: Recipe,
     arguments: Arguments,
-    dataset: DatasetDict,
+    dataset: DatasetDict | StreamedDatasetDict,
     results: dict[str, Any],
 ) -> RobustnessReport | None:
     """Everything a saved folder holds; `results.json` comes last and marks it complete. Returns the robustness report."""
