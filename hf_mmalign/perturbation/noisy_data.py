@@ -1,6 +1,8 @@
 """Noise on the raw inputs of a training set, drawn anew in every epoch."""
 
+import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args
 
@@ -12,31 +14,80 @@ from .protocols import NoiseProtocol, RawNoiseKind, WhiteNoise, check_epsilon
 _OF_PROTOCOL = ("protocol", "kind", "epsilon")
 
 
-class NoisyDataset(Dataset):
-    """A data set with noise on the raw inputs of its rows; what the draw leaves out is unchanged.
-
-    The noise of a sample depends on seed, epoch and its index alone. The epoch lies in shared memory, so data-loading
-    processes that are already running see it.
+@dataclass(frozen=True)
+class RowNoise:
+    """Noise on the raw inputs of rows, a function of its seed, the epoch and which row it is.
 
     Args:
-        dataset: Anything with a length whose rows, by index, have a column per modality.
         modality_kinds (`Mapping[str, str | int]`): The modalities to disturb, as the config's `modality_kinds`.
-        disturb (`Callable`): Makes a noisy sample, or None, of a row, `modality_kinds` and the keywords `index`, `seed` and
+        disturb (`Callable`): Makes a noisy row, or None, of a row, `modality_kinds` and the keywords `index`, `seed` and
             `epoch`: [`WhiteNoise.disturb`], or [`NoiseProtocol.disturb`] with its `kind` and `epsilon`.
         seed (`int`): Non-negative.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        modality_kinds: Mapping[str, str | int],
-        disturb: Callable[..., dict[str, Any] | None],
-        seed: int = 0,
-    ):
+    modality_kinds: Mapping[str, str | int]
+    disturb: Callable[..., dict[str, Any] | None]
+    seed: int = 0
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], modality_kinds: Mapping[str, str | int], seed: int) -> "RowNoise":
+        """The noise that the training argument `train_noise` describes.
+
+        Args:
+            settings (`Mapping[str, Any]`): `protocol`, `kind` and `epsilon`, and if need be `units` ("mvsa"); or `snr`, for
+                [`WhiteNoise`]. Either with `modalities`, if not on all.
+            modality_kinds (`Mapping[str, str | int]`): All modalities of the model.
+
+        Raises:
+            ValueError: As :func:`check_train_noise`, and for a modality that the model does not have.
+        """
+        check_train_noise(settings)
+        chosen = settings.get("modalities") or list(modality_kinds)
+        unknown = [name for name in chosen if name not in modality_kinds]
+        if unknown:
+            raise ValueError(f"train_noise: modalities has {unknown}, but the model's are {list(modality_kinds)}.")
+        kinds = {name: modality_kinds[name] for name in chosen}
+        if "snr" in settings:
+            return cls(kinds, WhiteNoise(settings["snr"]).disturb, seed)
+        protocol = NoiseProtocol(settings["protocol"], settings.get("units", "mvsa"))
+        return cls(kinds, partial(protocol.disturb, kind=settings["kind"], epsilon=float(settings["epsilon"])), seed)
+
+    def __call__(self, row: Any, index: int, epoch: int) -> Any:
+        """Row number `index` with its noise of this epoch, or as it is."""
+        noisy = self.disturb(row, self.modality_kinds, index=index, seed=self.seed, epoch=epoch)
+        return row if noisy is None else noisy
+
+    def of_stream(self, row: Mapping[str, Any], epoch: int) -> Any:
+        """A stream's row, which its `id` tells from others. Raises ValueError if it has none."""
+        if row.get("id") is None:
+            raise ValueError(
+                f"train_noise draws for a stream's rows by their 'id'; one has the columns {list(row)} only."
+            )
+        name = hashlib.blake2b(str(row["id"]).encode("utf-8", "surrogatepass"), digest_size=8)
+        return self(row, int.from_bytes(name.digest(), "little"), epoch)
+
+
+class NoisyDataset(Dataset):
+    """A data set with noise on its rows.
+
+    The epoch lies in shared memory, so data-loading processes that are already running see it.
+
+    Args:
+        dataset: Anything with a length whose rows, by index, have a column per modality.
+        noise (`RowNoise`): What is put on them.
+
+    Raises:
+        ValueError: If it has no length or no rows by index.
+    """
+
+    def __init__(self, dataset: Any, noise: RowNoise):
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise ValueError(
+                f"train_noise needs a data set with rows by index, or a datasets.IterableDataset, not a "
+                f"{type(dataset).__name__}."
+            )
         self.dataset = dataset
-        self.modality_kinds = dict(modality_kinds)
-        self.disturb = disturb
-        self.seed = seed
+        self.noise = noise
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def start_epoch(self, epoch: int) -> None:
@@ -47,46 +98,11 @@ class NoisyDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        row, index = self.dataset[index], int(index)
-        noisy = self.disturb(row, self.modality_kinds, index=index, seed=self.seed, epoch=int(self._epoch))
-        return row if noisy is None else noisy
-
-
-def noisy_dataset(
-    dataset: Any, modality_kinds: Mapping[str, str | int], settings: Mapping[str, Any], seed: int
-) -> NoisyDataset:
-    """The data set with the noise that the training argument `train_noise` describes.
-
-    Args:
-        dataset, seed: As for :class:`NoisyDataset`.
-        modality_kinds (`Mapping[str, str | int]`): All modalities of the model.
-        settings (`Mapping[str, Any]`): `protocol`, `kind` and `epsilon`, and if need be `units` ("mvsa"); or `snr`, for
-            [`WhiteNoise`]. Either with `modalities`, if not on all.
-
-    Raises:
-        ValueError: As :func:`check_train_noise`; for a modality that the model does not have, and a data set without a
-            length.
-    """
-    check_train_noise(settings)
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise ValueError(
-            f"train_noise needs a data set with a length and rows by index, not a {type(dataset).__name__}: a sample's "
-            "noise is drawn by its index."
-        )
-    chosen = settings.get("modalities") or list(modality_kinds)
-    unknown = [name for name in chosen if name not in modality_kinds]
-    if unknown:
-        raise ValueError(f"train_noise: modalities has {unknown}, but the model's are {list(modality_kinds)}.")
-    kinds = {name: modality_kinds[name] for name in chosen}
-    if "snr" in settings:
-        return NoisyDataset(dataset, kinds, WhiteNoise(settings["snr"]).disturb, seed)
-    protocol = NoiseProtocol(settings["protocol"], settings.get("units", "mvsa"))
-    disturb = partial(protocol.disturb, kind=settings["kind"], epsilon=float(settings["epsilon"]))
-    return NoisyDataset(dataset, kinds, disturb, seed)
+        return self.noise(self.dataset[index], int(index), int(self._epoch))
 
 
 def check_train_noise(settings: Any) -> None:
-    """Raise ValueError, beginning with `train_noise`, unless it is what :func:`noisy_dataset` takes."""
+    """Raise ValueError, beginning with `train_noise`, unless it is what :meth:`RowNoise.of` takes."""
     example = "train_noise is, for example, {protocol: qmf, kind: gaussian, epsilon: 5} or {snr: 10}"
     if not isinstance(settings, Mapping):
         raise ValueError(f"{example}, not {settings!r}.")

@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import IterableDataset as TorchIterableDataset
 from transformers import TrainingArguments
 
+from ..perturbation.noisy_data import RowNoise
+
 
 class EndlessStream(TorchIterableDataset):
     """A process's share of a stream, pass after pass.
@@ -24,16 +26,20 @@ class EndlessStream(TorchIterableDataset):
             `datasets.distributed.split_dataset_by_node` already is taken for this process's share.
         rank, world_size (`int`): Which process of how many.
         batch_size (`int`): Rows in a batch of this process.
+        noise (`RowNoise`, *optional*): Put on each row, with a draw of its own in each pass.
 
     Attributes:
         skipped_batches (`int`): So many batches are of None instead of rows: those of the run that is gone on with.
     """
 
-    def __init__(self, stream: IterableDataset, rank: int, world_size: int, batch_size: int):
+    def __init__(
+        self, stream: IterableDataset, rank: int, world_size: int, batch_size: int, noise: RowNoise | None = None
+    ):
         divided = getattr(stream, "_distributed", None) is not None
         self.stream = stream
         self.rank, self.world_size = (0, 1) if divided else (rank, world_size)
         self.batch_size = batch_size
+        self.noise = noise
         self.skipped_batches = 0
 
     @property
@@ -59,7 +65,7 @@ class EndlessStream(TorchIterableDataset):
             empty = True
             for row in self._pass(number):
                 empty = False
-                yield None if skipped > 0 else row
+                yield None if skipped > 0 else row if self.noise is None else self.noise.of_stream(row, number)
                 skipped -= 1
             if empty:
                 if number == 0 and get_worker_info() is None:

@@ -13,7 +13,7 @@ from ..data.collator import MultimodalCollator
 from ..models.modeling_base import MultimodalModelMixin, combine_losses
 from ..perturbation.modalities import perturbed
 from ..perturbation.modality_dropout import ModalityDropout
-from ..perturbation.noisy_data import noisy_dataset
+from ..perturbation.noisy_data import NoisyDataset, RowNoise
 from .arguments import MultimodalTrainingArguments
 from .callbacks import LateEvaluation, NoiseDraw, ResumableEarlyStopping, TrainingClock
 from .checkpoints import CheckpointError, check_tensors, check_whole, clear_write_errors, last_whole_checkpoint
@@ -107,8 +107,8 @@ class MultimodalTrainer(Trainer):
                 "its own for what it is about."
             )
 
-    def _stream_loader(self, data: IterableDataset) -> DataLoader:
-        stream = EndlessStream(data, self.args.process_index, self.args.world_size, self._train_batch_size)
+    def _stream_loader(self, data: IterableDataset, noise: RowNoise | None) -> DataLoader:
+        stream = EndlessStream(data, self.args.process_index, self.args.world_size, self._train_batch_size, noise)
         collate = self._get_collator_with_removed_columns(self.data_collator, description="training")
         return stream_loader(stream, collate, self.args, self.args.device)
 
@@ -162,13 +162,15 @@ class MultimodalTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """As [`Trainer.get_train_dataloader`]; with `train_noise`, of samples with noise on their raw inputs. A
         `datasets.IterableDataset` goes round and round until `max_steps`, in another order each time if it was shuffled."""
-        settings, clean = getattr(self.args, "train_noise", None), self.train_dataset
-        if settings is None and isinstance(clean, IterableDataset):
-            return self._stream_loader(clean)
-        if settings is None or clean is None:
+        settings, clean, noise = getattr(self.args, "train_noise", None), self.train_dataset, None
+        if settings is not None:
+            kinds = self.multimodal_model.config.modality_kinds
+            noise = RowNoise.of(settings, kinds, self.args.data_seed or self.args.seed)
+        if isinstance(clean, IterableDataset):
+            return self._stream_loader(clean, noise)
+        if noise is None or clean is None:
             return super().get_train_dataloader()
-        kinds = self.multimodal_model.config.modality_kinds
-        noisy = noisy_dataset(clean, kinds, settings, self.args.data_seed or self.args.seed)
+        noisy = NoisyDataset(clean, noise)
         self.remove_callback(NoiseDraw)  # of an earlier call
         self.add_callback(NoiseDraw(noisy))
         self.train_dataset = noisy

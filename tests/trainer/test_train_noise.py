@@ -1,8 +1,11 @@
 """Noise on the raw inputs of training samples."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
+from datasets import IterableDataset
 
 from hf_mmalign import (
     FusionConfig,
@@ -12,6 +15,8 @@ from hf_mmalign import (
     MultimodalTrainer,
     MultimodalTrainingArguments,
 )
+from hf_mmalign.perturbation.noisy_data import RowNoise
+from hf_mmalign.trainer.streams import EndlessStream
 from tests.trainer.training import weights
 
 NOISE = {"protocol": "clean", "kind": "gaussian", "epsilon": 10}
@@ -103,6 +108,34 @@ def test_resumed_equals_uninterrupted(tmp_path, at):
         assert torch.equal(value, expected[name]), name
 
 
+def stream(with_id: bool = True) -> IterableDataset:
+    def generate(shards):
+        for shard in shards:
+            for row in rows()[4 * shard : 4 * shard + 4]:
+                yield row | ({"id": f"row {row['number']}"} if with_id else {})
+
+    return IterableDataset.from_generator(generate, gen_kwargs={"shards": [0, 1]})
+
+
+def test_a_stream_has_a_draw_for_each_row_in_each_pass(tmp_path):
+    trainer = build(tmp_path, stream(), train_noise=NOISE)
+    trainer.train()
+    found = noise_by_sample(trainer.data_collator.seen)
+    assert sorted(found) == list(range(8))
+    sizes = np.array([once[:2] for once in found.values()])
+    assert 0 < (sizes > 0).mean() < 1
+    assert (sizes[:, 0] != sizes[:, 1]).mean() > 0.5
+    # Whichever process a row comes to, and whatever came before it, its noise is the same.
+    shares = [EndlessStream(stream(), rank, 2, 1, RowNoise.of(NOISE, SIZES, 1)) for rank in (0, 1)]
+    divided = noise_by_sample([row for share in shares for row in islice(share, 4)])
+    assert {number: once[:1] for number, once in found.items()} == divided
+
+
+def test_a_stream_without_ids_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="train_noise draws for a stream's rows by their 'id'; one has the columns"):
+        build(tmp_path, stream(with_id=False), train_noise=NOISE).train()
+
+
 def test_only_the_modalities_that_are_named(tmp_path):
     trainer = build(tmp_path, train_noise=NOISE | {"modalities": ["audio"]})
     trainer.train()
@@ -149,7 +182,7 @@ def test_bad_arguments_are_refused_before_anything_is_built(tmp_path, noise, mes
 def test_a_modality_or_a_data_set_that_it_cannot_be_put_on(tmp_path):
     with pytest.raises(ValueError, match=r"modalities has \['text'\], but the model's are \['audio', 'vision'\]"):
         build(tmp_path, train_noise=NOISE | {"modalities": ["text"]}).train()
-    with pytest.raises(ValueError, match="train_noise needs a data set with a length and rows by index, not a Stream"):
+    with pytest.raises(ValueError, match=r"train_noise needs a data set with rows by index, or a .*, not a Stream"):
         build(tmp_path, Stream(), train_noise=NOISE).train()
 
 
