@@ -1,12 +1,12 @@
-"""What CAL's modulation adds to a training step of late fusion: two ResNet-18 on pictures of 64×64.
+"""What CAL adds to a training step of late fusion: two ResNet-18 on pictures of 64×64.
 
     python benchmarks/modulation_overhead.py [--device cuda --dtype bfloat16 --batch-size 64] [--json FILE]
 
 The model is `FusionForSequenceClassification` with an encoder for RGB and one for depth, random weights and a head for each
-modality. Two Trainers on one and the same model take whole training steps, `training_step`, clipping, SGD update and
-callbacks included: one with `gradient_modulation="cal"`, which measures in every step, one without. Repeats alternate the
-order, so that a drift of the machine's speed cancels; the ratio is the median over pairs. In the paper's own accounting
-the contribution metric takes M ablation models beside the full one, so M + 1 = 3 times the plain step.
+modality. In one training, whole steps of the Trainer, clipping, SGD update and callbacks included, are taken by turns with
+all of CAL (modulation that measures in this step, and the information bottleneck) and with nothing of it. Pairs alternate
+the order, so that a drift of the machine's speed cancels; the ratio is the median over pairs. By the paper's own accounting
+the contribution metric takes M ablation models beside the full one, M + 1 = 3 in all.
 """
 
 import argparse
@@ -59,17 +59,17 @@ class Pictures(Dataset):
 
 
 class Turns(TrainerCallback):
-    """Switches modulation on and off by turns and takes the time of each step."""
+    """Switches CAL on and off by turns and takes the time of each step."""
 
     def __init__(self, trainer: MultimodalTrainer, device: str):
         self.trainer, self.device = trainer, device
-        self.modulation = trainer.modulation
+        self.modulation, self.bottleneck = trainer.modulation, trainer.model.bottleneck
         self.seconds: dict[bool, list[float]] = {True: [], False: []}
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.with_cal = state.global_step % 4 in (0, 3)  # with, without, without, with
-        # Its callbacks stay, and do next to nothing where nothing is measured.
         self.trainer.modulation = self.modulation if self.with_cal else None
+        self.trainer.model.bottleneck = self.bottleneck if self.with_cal else None
         _synchronize(self.device)
         self.start = time.perf_counter()
 
@@ -82,7 +82,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     torch.manual_seed(0)
     encoders = {name: {"architecture": "resnet18", "in_chans": channels} for name, channels in MODALITIES.items()}
     model = FusionForSequenceClassification(
-        FusionConfig(encoders=encoders, num_labels=10, num_head_layers=0, dropout=0.0, unimodal_heads=True)
+        FusionConfig(
+            encoders=encoders, num_labels=10, num_head_layers=0, dropout=0.0, unimodal_heads=True, aib_weight=0.1
+        )
     )
     warm_up = 4
     steps = warm_up + 2 * arguments.repeats
