@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from hf_mmalign.models.modeling_base import MultimodalModelMixin
+from hf_mmalign.perturbation.modalities import MissingModality
 from tests.families import FAMILIES, build
 
 VALUES = {"nan": torch.nan, "inf": torch.inf, "1e30": 1e30}
@@ -58,6 +60,23 @@ def test_what_libraries_pass_as_a_matter_of_course_is_accepted(family):
     assert_close(plain[:2], (expected.loss, expected.logits))
     with pytest.raises(ValueError, match="takes no inputs_embeds"):
         model(**given | {"inputs_embeds": torch.zeros(4, 3, 32)})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_going_on_from_embeddings_equals_a_whole_forward_pass(family):
+    model, batch, labels = build(family)
+    seen = []
+    handle = model.eval().register_modality_hook(lambda embeddings: (seen.append(embeddings), embeddings)[1])
+    logits = model(**batch).logits
+    handle.remove()
+    inputs = batch | {"labels": labels}
+    assert_close(model.logits_of_embeddings(seen[0], inputs), logits)
+    for name in model.config.modalities:
+        kept = MissingModality(name, mode="mask")(seen[0])
+        expected = MultimodalModelMixin.logits_of_embeddings(model, kept, inputs)  # what a model has without its own
+        assert_close(model.logits_of_embeddings(kept, inputs), expected)
+        assert (expected - logits).abs().max() > 1e-5
+    assert not model._has_modality_hooks
 
 
 @pytest.mark.parametrize("family", FAMILIES)
