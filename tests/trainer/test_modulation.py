@@ -273,6 +273,21 @@ def test_every_family_trains_in_bf16_and_logs(tmp_path, family, strategy):
     assert model.training
 
 
+@pytest.mark.parametrize("strategy", ["cal", "ogm"])
+def test_several_labels_and_values(tmp_path, strategy):
+    data = Samples(text=False).batch
+    features = {key: data[key] for key in ("features", "feature_mask")}
+    generator = torch.Generator().manual_seed(0)
+    tasks = {3: torch.randint(0, 2, (16, 3), generator=generator).float(), 1: torch.randn(16, generator=generator)}
+    for num_labels, labels in tasks.items():
+        model = build_fusion(num_labels=num_labels)
+        arguments = SGD | {"gradient_modulation": strategy, "modulation_measure_steps": 1, "max_steps": 4}
+        entry = train_log(trained(tmp_path, model, {"train_dataset": Rows(features, labels)}, **arguments))[-1]
+        for name in model.config.modalities:
+            assert 0 <= entry[f"performance_{name}"] <= 1
+            assert 0 < entry[f"coefficient_{name}"] <= 1
+
+
 def test_forward_passes_of_their_own_are_made_every_tenth_step(tmp_path):
     model = build_model()
     calls = []
