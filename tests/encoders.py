@@ -68,6 +68,12 @@ KINDS = {
     "timm vit": Kind("image", {"architecture": "test_vit", "img_size": 32}, pictures),
     "grey": Kind("image", {"architecture": "test_resnet", "in_chans": 1}, pictures),
     "wav2vec2": Kind("audio", WAVES, lambda: sounds(40, None)),
+    "wav2vec2 without masks": Kind(
+        "audio",
+        {**WAVES.to_dict(), "feat_extract_norm": "group", "do_stable_layer_norm": False},
+        lambda: sounds(40, None),
+        exact=False,
+    ),
     "ast": Kind(
         "audio",
         ASTConfig(

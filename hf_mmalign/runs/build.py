@@ -102,6 +102,11 @@ def read_arguments(recipe: Recipe) -> Arguments:
         groups["training"],
         groups["config"],
     )
+    known, source = {field.name for field in fields(config_class)}, arguments.model.text_model_name_or_path
+    if source is not None and "encoders" in known and "text_config" not in known:
+        raise RecipeError(
+            f"text_model_name_or_path: {model_type} names its encoders by modality; say `encoders: {{text: {source}}}`."
+        )
     check_options(arguments.data.dataset, arguments.data.dataset_options)
     return arguments
 
@@ -189,7 +194,7 @@ def _text_fields(arguments: Arguments, tokenizer) -> dict[str, Any]:
     from_scratch = arguments.model.model_name_or_path is None
     values = {name: getattr(tokenizer, name) for name in ("cls_token_id", "sep_token_id", "pad_token_id")}
     values = {name: value for name, value in values.items() if name in known}
-    if "encoders" in known:
+    if "encoders" in known and "text_config" not in known:
         return values
     if "text_config" not in known:
         if arguments.model.text_model_name_or_path is not None:
@@ -259,7 +264,10 @@ def _build_tokenizer(
     """The checkpoint's tokenizer, else the one that the recipe names, else one trained on the training split."""
     named = arguments.tokenizer_name_or_path
     if checkpoint is not None and named is None:
-        return AutoTokenizer.from_pretrained(checkpoint)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        if tokenizer.pad_token is None:  # of a language model, which was trained on texts of one length
+            tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "right"
+        return tokenizer
     if named is None:
         settings = {"kind": arguments.tokenizer_type, "vocab_size": arguments.tokenizer_vocab_size}
         key = settings | {"data": fingerprints_of(dataset)["train"]}

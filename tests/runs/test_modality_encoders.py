@@ -14,6 +14,9 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertModel,
+    GPT2Config,
+    GPT2Model,
+    PreTrainedTokenizerFast,
     TimmWrapperConfig,
     Wav2Vec2FeatureExtractor,
     pipeline,
@@ -152,6 +155,24 @@ def test_lora_on_pretrained_encoders(pretrained, table, tmp_path):
     assert fresh.keys() == model.encoders["audio"].state_dict().keys()
 
 
+def test_a_language_model_without_padding(table, tmp_path):
+    """Its tokenizer has no token for it, and LoRA finds queries and values in one layer."""
+    source = tmp_path / "gpt2"
+    tokenizer = train_tokenizer(TEXTS, 60)
+    plain = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="[SEP]")
+    plain.save_pretrained(source)
+    model = GPT2Model(GPT2Config(vocab_size=60, n_embd=16, n_layer=1, n_head=2, n_positions=20))
+    model.save_pretrained(source)
+    recipe = tmp_path / "recipe.yaml"
+    text = RECIPE.format(data=table, text=json.dumps(str(source)), image="{}", audio="{}")
+    recipe.write_text(text.replace("  image: {}\n  audio: {}\n", "modalities: [text]\n"))
+    arguments = ["--output_dir", str(tmp_path / "run"), "--use_peft", "--lora_r", "2", "--robustness", "false"]
+    assert main(["train", str(recipe), *arguments]) == 0
+    found = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").encoders["text"].state_dict()
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(found[key], value)}
+    assert changed == {"h.0.attn.c_attn.weight"}
+
+
 def test_feature_sequences_as_pictures_and_in_order(tmp_path):
     """Log-mel frames, say: a convolutional network sees them as one picture, an LSTM one after the other."""
     encoders = "{bottom: {architecture: test_resnet, in_chans: 1}}"
@@ -176,3 +197,6 @@ def test_errors_name_the_encoder(table, tmp_path, capsys):
         error = capsys.readouterr().err
         assert message in error
         assert "Traceback" not in error
+    arguments = ["--dataset_options", "{}", "--text_model_name_or_path", "a/name", "--robustness", "false"]
+    assert main(["train", "fusion/smoke-encoders", "--output_dir", str(tmp_path / "run"), *arguments]) == 2
+    assert "say `encoders: {text: a/name}`" in capsys.readouterr().err

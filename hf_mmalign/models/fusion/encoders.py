@@ -175,6 +175,8 @@ class EncoderTraits:
         longest (`int`, *optional*): Longest text in tokens.
         steps (`int`, *optional*): Time steps of a spectrogram, where there must be so many.
         time_last (`bool`): Whether a spectrogram is `(B, D, S)`, as Whisper's.
+        padded_with_silence (`bool`): Whether it was pretrained on sounds padded without a mask, as the Wav2Vec2 with group
+            norm; a sample then depends a little on its batch.
     """
 
     main_input: str
@@ -186,6 +188,7 @@ class EncoderTraits:
     longest: int | None
     steps: int | None
     time_last: bool
+    padded_with_silence: bool
 
     @classmethod
     def of(cls, name: str, encoder: PreTrainedModel) -> "EncoderTraits":
@@ -203,6 +206,7 @@ class EncoderTraits:
             longest=longest_text(config),
             steps=config.max_length if spectrogram else None,
             time_last=main == "input_features" and isinstance(getattr(encoder, "conv1", None), nn.Conv1d),
+            padded_with_silence=getattr(config, "feat_extract_norm", None) == "group",
         )
 
 
@@ -285,19 +289,17 @@ def _encode_text(encoder, traits, ids, mask, inputs, rows) -> tuple[Tensor, Tens
             f"A text of {ids.shape[1]} tokens is longer than the {traits.longest} positions of the text encoder. Truncate "
             "it."
         )
-    given = {"input_ids": ids}
+    given = {}
     if "attention_mask" in traits.arguments:
         given["attention_mask"] = mask.long()
     if "token_type_ids" in traits.arguments and inputs.get("token_type_ids") is not None:
         given["token_type_ids"] = inputs["token_type_ids"][rows]
-    return encoder(**given).last_hidden_state, mask
+    return encoder(ids, **given).last_hidden_state, mask
 
 
 def _encode_image(encoder, traits, pixels, mask, inputs, rows) -> tuple[Tensor, Tensor]:
-    given = {"pixel_values": _with_channels(pixels, traits.channels)}
-    if "do_pooling" in traits.arguments:
-        given["do_pooling"] = False
-    hidden = encoder(**given).last_hidden_state
+    given = {"do_pooling": False} if "do_pooling" in traits.arguments else {}
+    hidden = encoder(_with_channels(pixels, traits.channels), **given).last_hidden_state
     if hidden.dim() == 3:
         return hidden, mask.new_ones(hidden.shape[:2])
     if hidden.dim() == 2:
@@ -320,19 +322,20 @@ def _with_channels(pixels: Tensor, channels: int | None) -> Tensor:
 
 
 def _encode_audio(encoder, traits, values, mask, inputs, rows) -> tuple[Tensor, Tensor]:
-    given = {traits.main_input: values}
-    attends = traits.steps is None and "attention_mask" in traits.arguments
-    if attends:
+    given = {}
+    has_mask = traits.steps is None and "attention_mask" in traits.arguments
+    if has_mask and not traits.padded_with_silence:
         given["attention_mask"] = mask.long()
-    hidden = encoder(**given).last_hidden_state
+    hidden = encoder(values, **given).last_hidden_state
     steps = hidden.shape[1]
-    if attends and hasattr(encoder, "_get_feature_vector_attention_mask"):
+    if has_mask and hasattr(encoder, "_get_feature_vector_attention_mask"):
         return hidden, encoder._get_feature_vector_attention_mask(steps, mask.long()).bool()
     if traits.steps is None and mask.shape[1] % steps == 0:  # so many steps became one
         return hidden, mask[:, :: mask.shape[1] // steps]
     return hidden, mask.new_ones(hidden.shape[:2])
 
 
+# Each passes the main input by position: the wrappers of older peft take no call without one.
 _CALLS = {"text": _encode_text, "image": _encode_image, "audio": _encode_audio}
 
 
