@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ViltImageProcessor, pipeline
+from transformers import ViltImageProcessor, Wav2Vec2FeatureExtractor, pipeline
 
 from hf_mmalign import (
     FusionConfig,
@@ -15,8 +15,10 @@ from hf_mmalign import (
     ViltWmaForSequenceClassification,
 )
 from hf_mmalign.data.errors import DataError
+from hf_mmalign.data.image_processors import timm_image_processor
 from hf_mmalign.data.processor import train_tokenizer
 from hf_mmalign.reporting.model_card import usage_snippet
+from tests.encoders import WAVES
 from tests.tiny import VILT
 
 TEXTS = ["a red square", "the blue circle is small", "nothing"]
@@ -134,3 +136,27 @@ def test_the_card_s_snippet_runs_as_printed(folder, capsys):
     config = ViltWmaConfig.from_pretrained(folder)
     exec(usage_snippet(config, str(folder)), {})
     assert "'score'" in capsys.readouterr().out
+
+
+def test_pictures_and_sounds_of_any_name(tmp_path, capsys):
+    """By the card's snippet, and by paths."""
+    encoders = {"image": {"architecture": "test_resnet"}, "depth": {"architecture": "test_resnet", "in_chans": 1}}
+    config = FusionConfig(encoders=encoders | {"audio": WAVES}, id2label={0: "a", 1: "b"})
+    FusionForSequenceClassification(config).save_pretrained(tmp_path)
+    small = {"size": {"height": 32, "width": 32}, "do_center_crop": False}
+    parts = {"depth": timm_image_processor("test_resnet", **small), "audio": Wav2Vec2FeatureExtractor()}
+    MultimodalProcessor(None, timm_image_processor("test_resnet", **small), modality_processors=parts).save_pretrained(
+        tmp_path
+    )
+    snippet = usage_snippet(config, str(tmp_path))
+    assert '"depth": Image.new' in snippet
+    exec(snippet, {})
+    assert "'score'" in capsys.readouterr().out
+    Image.new("RGB", (40, 30), (9, 99, 200)).save(tmp_path / "depth.png")
+    classify = pipeline("multimodal-classification", str(tmp_path))
+    (by_path,) = classify({"depth": str(tmp_path / "depth.png")})
+    (by_picture,) = classify({"depth": Image.open(tmp_path / "depth.png"), "audio": None})
+    assert by_path["label"] == by_picture["label"]
+    assert by_path["score"] == pytest.approx(by_picture["score"], abs=1e-6)
+    with pytest.raises(DataError, match=r"field 'depth': the image file nothing\.png does not exist"):
+        classify._collator([{"depth": "nothing.png"}])
