@@ -27,7 +27,7 @@ from hf_mmalign.cli.main import main
 from hf_mmalign.data.loading import load_multimodal_dataset, modalities_of
 from hf_mmalign.data.processor import train_tokenizer
 from hf_mmalign.runs import extraction as extract_module
-from hf_mmalign.runs.encoders import TextEncoder, _hub_name
+from hf_mmalign.runs.encoders import TextEncoder, hub_name
 from hf_mmalign.runs.extraction import extract
 
 COUNT = 24
@@ -374,8 +374,8 @@ def test_a_text_to_be_encoded_must_be_raw(home, tmp_path):
 
 
 def test_short_names_of_timm_are_known():
-    assert _hub_name("resnet18").startswith("timm/resnet18.")
-    assert _hub_name("someone/resnet18") == "someone/resnet18"
+    assert hub_name("resnet18").startswith("timm/resnet18.")
+    assert hub_name("someone/resnet18") == "someone/resnet18"
 
 
 def test_cut_texts_are_told(home, tmp_path, caplog):
