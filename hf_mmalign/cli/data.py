@@ -1,10 +1,11 @@
-"""`hf-mmalign data`: what is in a data set, and features of it."""
+"""`hf-mmalign data`: what is in a data set, features of it, and a vocabulary."""
 
 import argparse
 import json
 from typing import Any
 
-from ..data.errors import shown
+from . import tokenizer
+from .source_options import add_source_options, options_of
 
 _EXAMPLES = """examples:
   hf-mmalign data inspect digits-captions
@@ -25,8 +26,8 @@ The folder is a data set that the format `table` reads; its README.md says how. 
 """
 
 _FORMATS = (
-    "table, digits-captions, digits-views (embedded), ave, crema-d, digits-av, easy-vqa, image-text, iemocap, "
-    "kinetics-sounds, mmimdb, mmsa, multibench, mvsa-single, nyu-depth or ravdess"
+    "table, digits-captions, digits-translation, digits-views (embedded), ave, crema-d, digits-av, easy-vqa, image-text, "
+    "iemocap, kinetics-sounds, mmimdb, mmsa, multi30k, multibench, mvsa-single, nyu-depth or ravdess"
 )
 _MOST_CLASSES_SHOWN = 30
 
@@ -34,7 +35,9 @@ _MOST_CLASSES_SHOWN = 30
 def add_parser(subparsers) -> None:
     """Add the command `data`."""
     parser = subparsers.add_parser(
-        "data", help="look at data sets, extract features", description="Look at data sets, extract features of them."
+        "data",
+        help="look at data sets, extract features, train a tokenizer",
+        description="Look at data sets, extract features of them, train a tokenizer.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     inspect = commands.add_parser(
@@ -45,7 +48,7 @@ def add_parser(subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     inspect.add_argument("dataset", metavar="NAME_OR_FORMAT", help=_FORMATS)
-    _add_source_options(inspect)
+    add_source_options(inspect)
     inspect.add_argument(
         "--tokenizer", metavar="NAME_OR_FOLDER", help="count the tokens of texts: a name on the Hub, or a saved folder"
     )
@@ -62,7 +65,7 @@ def add_parser(subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     extract.add_argument("dataset", metavar="SOURCE", help=f"a table's file or folder, or a format: {_FORMATS}")
-    _add_source_options(extract)
+    add_source_options(extract)
     extract.add_argument("--output", metavar="FOLDER", required=True, help="where the new data set goes")
     extract.add_argument("--text", metavar="MODEL", help="encoder of texts, a folder or a name on the Hub")
     extract.add_argument("--image", metavar="MODEL", help="encoder of pictures, of transformers or timm")
@@ -81,25 +84,12 @@ def add_parser(subparsers) -> None:
         "--device", help="where to run, such as cpu or cuda:1 (default: an accelerator, if there is one)"
     )
     extract.set_defaults(run=run_extract)
-
-
-def _add_source_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("path", metavar="PATH", nargs="?", help="the file or folder; none for embedded data")
-    command.add_argument(
-        "--option",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="an option of the reader; the value is YAML; may be repeated",
-    )
-    command.add_argument("--label-column", metavar="NAME", default="label", help="the column that becomes the label")
-    command.add_argument("--cache-dir", metavar="FOLDER", help="where the Arrow files go")
-    command.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    tokenizer.add_parser(commands, _FORMATS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run `data inspect`; returns the exit status. Raises DataError for data or options that cannot be used."""
-    options = _options(args.option)
+    options = options_of(args.option)
     if args.max_length is not None and args.tokenizer is None:
         raise ValueError("--max_length counts tokens, and so needs a --tokenizer")
     if args.max_length is not None and args.max_length < 1:
@@ -127,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
 
 def run_extract(args: argparse.Namespace) -> int:
     """Run `data extract`; returns the exit status. Raises DataError for data, encoders or options that cannot be used."""
-    options = _options(args.option)
+    options = options_of(args.option)
 
     from .. import runs
     from ..data.loading import FORMATS
@@ -151,21 +141,6 @@ def run_extract(args: argparse.Namespace) -> int:
     rows = ", ".join(f"{split} {len(data)}" for split, data in dataset.items())
     print(f"saved in {args.output}: {rows} rows")
     return 0
-
-
-def _options(pairs: list[str]) -> dict[str, Any]:
-    from ..runs.strict_yaml import parse_yaml
-
-    options = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator or not key:
-            raise ValueError(f"--option takes KEY=VALUE, not {pair!r}")
-        try:
-            options[key] = parse_yaml(value)
-        except ValueError as error:
-            raise ValueError(f"--option {shown(pair)}: the value is not YAML: {error}") from error
-    return options
 
 
 def _as_text(name: str, report: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
     load_multimodal_dataset("digits-captions")
     load_multimodal_dataset("image-text", "data/hateful_memes")
 
-Columns of what comes back: `id` (string); `label`; and one column per modality, whose type tells the modality's kind —
+Columns of what comes back: `id` (string); `label`, or, to be translated into, `target` (string); and one column per
+modality, whose type tells the modality's kind —
 `text` as a string, `image` as `datasets.Image`, and any name as `datasets.Array2D((None, D))` for a feature sequence
 (T, D) float32 without padding. A missing text or picture is None, a missing feature sequence has length 0.
 """
@@ -67,6 +68,7 @@ FORMATS = {
     "crema-d": Format("crema_d"),
     "digits-av": Format("digits_av"),
     "digits-captions": Format("digits", "open_captions", embedded=True),
+    "digits-translation": Format("digits_translation", embedded=True),
     "digits-views": Format("digits", "open_views", embedded=True),
     "easy-vqa": Format("easy_vqa"),
     "iemocap": Format("iemocap"),
@@ -74,6 +76,7 @@ FORMATS = {
     "kinetics-sounds": Format("kinetics_sounds"),
     "mmimdb": Format("mmimdb"),
     "mmsa": Format("mmsa"),
+    "multi30k": Format("multi30k"),
     "multibench": Format("multibench"),
     "mvsa-single": Format("mvsa_single"),
     "nyu-depth": Format("nyu_depth"),
@@ -101,9 +104,9 @@ def load_multimodal_dataset(
     files by size and time of change, so a changed file is read anew.
 
     Args:
-        name_or_format (`str`): A key of `FORMATS`: `digits-captions`, `digits-views` (embedded), `ave`, `crema-d`,
-            `digits-av`, `easy-vqa`, `iemocap`, `image-text`, `kinetics-sounds`, `mmimdb`, `mmsa`, `multibench`,
-            `mvsa-single`, `nyu-depth`, `ravdess`, or `table` for any table of your own. The modules in
+        name_or_format (`str`): A key of `FORMATS`: `digits-captions`, `digits-translation`, `digits-views` (embedded),
+            `ave`, `crema-d`, `digits-av`, `easy-vqa`, `iemocap`, `image-text`, `kinetics-sounds`, `mmimdb`, `mmsa`,
+            `multi30k`, `multibench`, `mvsa-single`, `nyu-depth`, `ravdess`, or `table` for any table of your own. The modules in
             `hf_mmalign.data.readers` describe each.
         path (`str`, *optional*): The file or folder, for a `table` also a data set's name on the Hub; none for embedded
             data.

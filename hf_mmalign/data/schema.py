@@ -31,6 +31,8 @@ FEATURE_SEQUENCE_DTYPE = "float32"
 
 # Column type of a raw sound, as `datasets.Audio` stores it; that one writes nothing where torchcodec is not installed.
 SOUND = {"bytes": Value("binary"), "path": Value("string")}
+# The column of what a text is to be translated into.
+TARGET = "target"
 
 _NO_MODALITIES = ("id", "group", "label", "labels")
 
@@ -114,7 +116,10 @@ def _first_width(dataset: AnyDataset, name: str) -> int:
 
 
 def problem_type_of(dataset: AnyDataset | Features) -> str:
-    """The `problem_type` of a transformers config that fits the column `label`."""
+    """The `problem_type` of a transformers config that fits the column `label`; `"translation"` where there is none, but a
+    column `target` of strings."""
+    if "label" not in (features := _features_of(dataset)) and _is_string(features.get(TARGET)):
+        return "translation"
     label = _label_column(dataset)
     if isinstance(label, ClassLabel):
         return "single_label_classification"
@@ -129,7 +134,9 @@ def problem_type_of(dataset: AnyDataset | Features) -> str:
 
 
 def label_names_of(dataset: AnyDataset | Features) -> list[str] | None:
-    """Class names by class id; None for regression."""
+    """Class names by class id; None for regression and translation."""
+    if problem_type_of(dataset) == "translation":
+        return None
     label = _label_column(dataset)
     if isinstance(label, List):
         label = label.feature
@@ -137,7 +144,10 @@ def label_names_of(dataset: AnyDataset | Features) -> list[str] | None:
 
 
 def num_labels_of(dataset: AnyDataset | Features) -> int:
-    """Number of classes (single- and multi-label), or 1 for regression. Plain integers are classes up to the largest."""
+    """Number of classes (single- and multi-label), or 1 for regression and translation.
+
+    Plain integers are classes up to the largest.
+    """
     names = label_names_of(dataset)
     if names is None and problem_type_of(dataset) == "single_label_classification":
         splits = dataset.values() if isinstance(dataset, dict) else [dataset]
@@ -161,6 +171,10 @@ def _features_of(dataset: AnyDataset | Features) -> Features:
             "IterableDataset.cast take them"
         )
     return data.features
+
+
+def _is_string(column: Any) -> bool:
+    return isinstance(column, Value) and column.dtype in ("string", "large_string")
 
 
 def _label_column(dataset: AnyDataset | Features):

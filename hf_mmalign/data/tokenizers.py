@@ -1,7 +1,7 @@
 """Tokenizers: made from the texts of a training split, or read from a folder or the Hub; and how they fit texts."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Literal
@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from transformers.utils import cached_file
 
 from .errors import DataError, shown
+from .schema import TARGET
 from .validation import column_batches
 
 TokenizerType = Literal["wordpiece", "sentencepiece"]
@@ -21,6 +22,7 @@ TokenizerType = Literal["wordpiece", "sentencepiece"]
 # The files by which a folder or Hub repository is known to have a tokenizer.
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.txt")
 
+# Roles of special tokens in the manner of BERT, and of encoder–decoders, in the order of their ids.
 _SPECIAL = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
@@ -28,6 +30,7 @@ _SPECIAL = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+_SPECIAL_OF_SEQ2SEQ = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "bos_token": "<s>"}
 # Of the characters of the texts, as sentencepiece's authors advise for scripts of thousands: what is left are misprints
 # and characters seen too seldom to be learnt.
 _COVERAGE = 0.9995
@@ -102,6 +105,40 @@ def train_sentencepiece(
     Raises:
         DataError: If there is no text, or `vocab_size` has no room for the characters that make up 99.95 % of the texts.
     """
+    return _as_bert(_unigram(texts, vocab_size, lowercase, _SPECIAL))
+
+
+def train_seq2seq_tokenizer(
+    texts: Iterable[str], vocab_size: int | None = None, lowercase: bool = False
+) -> PreTrainedTokenizerFast:
+    """Train a sentencepiece unigram model for an encoder–decoder, offline, the same from the same texts.
+
+    Args:
+        texts (`Iterable[str]`): The training split's texts, of both languages where they share a vocabulary.
+        vocab_size (`int`, *optional*): As for :func:`train_sentencepiece`, with four special tokens.
+        lowercase (`bool`): Lower the case; then translations are in lower case too.
+
+    Returns:
+        `PreTrainedTokenizerFast` that ends every text in `</s>`, as those of Marian and T5 do; `<pad>` has id 0, `</s>` 1,
+        `<unk>` 2 and `<s>`, with which a decoder may start, 3.
+
+    Raises:
+        DataError: As :func:`train_sentencepiece`.
+    """
+    tokenizer = _unigram(texts, vocab_size, lowercase, _SPECIAL_OF_SEQ2SEQ)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+        **_SPECIAL_OF_SEQ2SEQ,
+    )
+
+
+def _unigram(texts: Iterable[str], vocab_size: int | None, lowercase: bool, special: dict[str, str]) -> Tokenizer:
+    """A unigram model of at most `vocab_size` tokens, the special ones first."""
     normalizer = _sentencepiece_normalizer(lowercase)
     lines = [line for line in map(normalizer.normalize_str, texts) if line]
     if not lines:
@@ -109,22 +146,22 @@ def train_sentencepiece(
     characters = Counter("▁" * len(lines))
     for line in lines:
         characters.update(line.replace(" ", "▁"))
-    needed = _covering(characters) + len(_SPECIAL)
+    needed = _covering(characters) + len(special)
     if vocab_size is None:
         vocab_size = min(needed + _words_seen_twice(lines), max(needed, _LARGEST_CHOSEN))
     elif vocab_size < needed:
         raise DataError(
-            f"a vocabulary of {vocab_size} is too small for sentencepiece: {needed - len(_SPECIAL)} characters make up "
+            f"a vocabulary of {vocab_size} is too small for sentencepiece: {needed - len(special)} characters make up "
             f"{_COVERAGE:.2%} of the texts, and with the special tokens it takes {needed} at least. Left out, "
             "tokenizer_vocab_size is chosen from the texts"
         )
-    pieces = _unigram_pieces(lines, vocab_size - len(_SPECIAL))
-    vocab = [(token, 0.0) for token in _SPECIAL.values()] + pieces
-    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=list(_SPECIAL).index("unk_token")))
+    pieces = _unigram_pieces(lines, vocab_size - len(special))
+    vocab = [(token, 0.0) for token in special.values()] + pieces
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=list(special).index("unk_token")))
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-    return _as_bert(tokenizer)
+    return tokenizer
 
 
 TRAINERS = {"wordpiece": train_tokenizer, "sentencepiece": train_sentencepiece}
@@ -151,6 +188,18 @@ def from_json(text: str) -> PreTrainedTokenizerFast:
     return _as_bert(Tokenizer.from_str(text))
 
 
+def train_seq2seq_tokenizer_on(
+    data: Dataset,
+    vocab_size: int | None = None,
+    lowercase: bool = False,
+    columns: Sequence[str] = ("text", TARGET),
+) -> PreTrainedTokenizerFast:
+    """A tokenizer from the columns `text` and `target` of a training split together, or from one of them; of each from
+    200 000 evenly spaced rows at most."""
+    texts = (text for column in columns for batch in spaced_texts(data, _MOST_TEXTS, column) for text in batch)
+    return train_seq2seq_tokenizer(texts, vocab_size, lowercase)
+
+
 def load_tokenizer(name_or_path: str, field: str) -> PreTrainedTokenizerBase:
     """A tokenizer of a folder or the Hub.
 
@@ -174,25 +223,25 @@ def has_tokenizer(name_or_path: str) -> bool:
     return any(cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False) for file in TOKENIZER_FILES)
 
 
-def spaced_texts(data: Dataset | IterableDataset, most: int | None) -> Iterator[list[str]]:
+def spaced_texts(data: Dataset | IterableDataset, most: int | None, column: str = "text") -> Iterator[list[str]]:
     """The texts of at most `most` evenly spaced rows (None: of all), in batches; rows without text are left out.
 
     A stream, whose length nobody knows, is read to its end; its evenly spaced rows are then a list in memory.
     """
     if most is None:
-        for _, array in column_batches(data, "text"):
+        for _, array in column_batches(data, column):
             yield array.drop_null().to_pylist()
     elif isinstance(data, IterableDataset):
-        yield [text for text in _thinned(data, most) if text is not None]
+        yield [text for text in _thinned(data, most, column) if text is not None]
     else:
-        yield from spaced_texts(data.select(_spaced(len(data), most)) if len(data) > most else data, None)
+        yield from spaced_texts(data.select(_spaced(len(data), most)) if len(data) > most else data, None, column)
 
 
-def _thinned(data: IterableDataset, most: int) -> list[str | None]:
+def _thinned(data: IterableDataset, most: int, column: str) -> list[str | None]:
     """Every row is taken until they are twice too many; then every second is dropped, and so on."""
     taken: list[str | None] = []
     step = 1
-    for first_row, array in column_batches(data, "text"):
+    for first_row, array in column_batches(data, column):
         taken += array.take(np.arange(-first_row % step, len(array), step)).to_pylist()
         while len(taken) >= 2 * most:
             taken, step = taken[::2], 2 * step

@@ -72,6 +72,23 @@ METRICS: dict[str, MetricDescription] = {
         "accuracy over the intervals [−1, −0.7], (−0.7, −0.1], (−0.1, 0.1], (0.1, 0.7] and (0.7, 1]",
     ),
     "sims_f1": MetricDescription("F1 (SIMS)", True, "F1 of ≤ 0 and of > 0, weighted by their number of true samples"),
+    "bleu": MetricDescription(
+        "BLEU", True, "BLEU-4 of the corpus in percent, by sacreBLEU with its default tokenization (13a), case kept"
+    ),
+    "bleu_1": MetricDescription("BLEU-1", True, "BLEU of single words, by sacreBLEU (13a), with the brevity penalty"),
+    "bleu_2": MetricDescription("BLEU-2", True, "BLEU of up to two words in a row, by sacreBLEU (13a)"),
+    "bleu_3": MetricDescription("BLEU-3", True, "BLEU of up to three words in a row, by sacreBLEU (13a)"),
+    "bleu_4": MetricDescription("BLEU-4", True, "the same as BLEU"),
+    "bleu_intl": MetricDescription(
+        "BLEU (intl)", True, "BLEU-4 of the corpus in percent, by sacreBLEU with its international tokenization"
+    ),
+    "chrf": MetricDescription("chrF", True, "chrF2 of the corpus in percent, by sacreBLEU"),
+    "meteor": MetricDescription(
+        "METEOR (exact)",
+        True,
+        "METEOR of 2005 over the corpus in percent, by its stage of equal words alone, in lower case: the stages of stems, "
+        "synonyms and paraphrases need resources of each language, so that published values are higher",
+    ),
     "wacc": MetricDescription(
         "WAcc", True, "recall of every class weighted by its number of true samples, which is the plain accuracy"
     ),

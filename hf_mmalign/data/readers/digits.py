@@ -30,8 +30,8 @@ _ZONE_NOISE = 0.2
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-_COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
-_PAPERS = {"black": (0, 0, 0), "white": (255, 255, 255)}
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
+PAPERS = {"black": (0, 0, 0), "white": (255, 255, 255)}
 _OPENINGS = ("this is", "the picture shows", "someone wrote")
 
 # Share of each kind of sentence. The easy ones weigh most, so that a small model learns from scratch in a minute.
@@ -57,7 +57,7 @@ def open_captions(captions_per_picture: int = 4) -> Source:
             "label": ClassLabel(names=["false", "true"]),
         }
     )
-    splits = _split_pictures(load_digits().target)
+    splits = split_pictures(load_digits().target)
     rounds = captions_per_picture // 2
     return Source(
         features, {name: partial(_caption_rows, splits[name], rounds, seed) for seed, name in enumerate(SPLITS)}
@@ -83,11 +83,11 @@ def open_views() -> Source:
             "target": Value("float32"),
         }
     )
-    splits = _split_pictures(load_digits().target)
+    splits = split_pictures(load_digits().target)
     return Source(features, {name: partial(_view_rows, splits[name], seed) for seed, name in enumerate(SPLITS)})
 
 
-def _split_pictures(digits: np.ndarray) -> dict[str, np.ndarray]:
+def split_pictures(digits: np.ndarray) -> dict[str, np.ndarray]:
     """Picture numbers (sorted) of each split."""
     # RandomState's stream is frozen by NumPy's policy, Generator's is not.
     rng = np.random.RandomState(0)
@@ -105,12 +105,12 @@ def _caption_rows(pictures: np.ndarray, rounds: int, seed: int) -> Iterator[dict
     sentences = _sentences()
     rng = np.random.RandomState(seed)
     for number in range(rounds):
-        colours = rng.randint(len(_COLOURS), size=len(pictures)).tolist()
-        papers = rng.randint(len(_PAPERS), size=len(pictures)).tolist()
+        colours = rng.randint(len(COLOURS), size=len(pictures)).tolist()
+        papers = rng.randint(len(PAPERS), size=len(pictures)).tolist()
         looks = list(zip(digits.target[pictures].tolist(), colours, papers, strict=True))
         true, false = _captions(looks, sentences, rng)
         for index, picture in enumerate(pictures.tolist()):
-            image = {"path": None, "bytes": _png(digits.images[picture], *looks[index][1:])}
+            image = {"path": None, "bytes": png_of(digits.images[picture], *looks[index][1:])}
             for label, sentence in enumerate((false[index], true[index])):
                 yield {"id": f"{picture}-{number}-{label}", "text": sentence, "image": image, "label": label}
 
@@ -149,15 +149,15 @@ def _draw_sentence(
 def _sentences() -> dict[str, list[tuple[str, frozenset[Look]]]]:
     """All sentences by kind, each with the looks it is true of."""
     groups: dict[str, list[tuple[str, frozenset[Look]]]] = {kind: [] for kind in _KIND_WEIGHTS}
-    everything, colours, papers = frozenset(range(10)), range(len(_COLOURS)), range(len(_PAPERS))
+    everything, colours, papers = frozenset(range(10)), range(len(COLOURS)), range(len(PAPERS))
 
     def add(kind: str, text: str, digits=everything, colours=colours, papers=papers) -> None:
         groups[kind].append((text, frozenset(product(digits, colours, papers))))
 
     for opening in _OPENINGS:
-        for colour, colour_name in enumerate(_COLOURS):
+        for colour, colour_name in enumerate(COLOURS):
             add("colour", f"{opening} a {colour_name} digit", colours=[colour])
-        for paper, paper_name in enumerate(_PAPERS):
+        for paper, paper_name in enumerate(PAPERS):
             add("paper", f"{opening} a digit on {paper_name} paper", papers=[paper])
         add("parity", f"{opening} an even digit", range(0, 10, 2))
         add("parity", f"{opening} an odd digit", range(1, 10, 2))
@@ -166,7 +166,7 @@ def _sentences() -> dict[str, list[tuple[str, frozenset[Look]]]]:
         for digit in everything:
             for name in (str(digit), DIGIT_NAMES[digit]):
                 add("name", f"{opening} a {name}", [digit])
-                for colour, colour_name in enumerate(_COLOURS):
+                for colour, colour_name in enumerate(COLOURS):
                     add("both", f"{opening} a {colour_name} {name}", [digit], [colour])
     for digit in everything:
         for name in (str(digit), DIGIT_NAMES[digit]):
@@ -177,11 +177,11 @@ def _sentences() -> dict[str, list[tuple[str, frozenset[Look]]]]:
     return groups
 
 
-def _png(picture: np.ndarray, colour: int, paper: int) -> bytes:
+def png_of(picture: np.ndarray, colour: int, paper: int) -> bytes:
     """An 8×8 picture of ink 0–16 as an RGB PNG in the given ink, on the given paper."""
     grey = PIL.Image.fromarray(np.rint(picture * (255 / 16)).astype(np.uint8))
     ink = np.asarray(grey.resize((_PICTURE_SIZE, _PICTURE_SIZE), PIL.Image.Resampling.BICUBIC)).astype(int)[:, :, None]
-    ink_colour, paper_colour = np.array(list(_COLOURS.values())[colour]), np.array(list(_PAPERS.values())[paper])
+    ink_colour, paper_colour = np.array(list(COLOURS.values())[colour]), np.array(list(PAPERS.values())[paper])
     pixels = (ink * ink_colour + (255 - ink) * paper_colour) // 255
     buffer = BytesIO()
     PIL.Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
