@@ -106,8 +106,8 @@ def load_multimodal_dataset(
     Args:
         name_or_format (`str`): A key of `FORMATS`: `digits-captions`, `digits-translation`, `digits-views` (embedded),
             `ave`, `crema-d`, `digits-av`, `easy-vqa`, `iemocap`, `image-text`, `kinetics-sounds`, `mmimdb`, `mmsa`,
-            `multi30k`, `multibench`, `mvsa-single`, `nyu-depth`, `ravdess`, or `table` for any table of your own. The modules in
-            `hf_mmalign.data.readers` describe each.
+            `multi30k`, `multibench`, `mvsa-single`, `nyu-depth`, `ravdess`, or `table` for any table of your own. The
+            modules in `hf_mmalign.data.readers` describe each.
         path (`str`, *optional*): The file or folder, for a `table` also a data set's name on the Hub; none for embedded
             data.
         cache_dir (`str`, *optional*): Where the Arrow files go; by default the cache of the `datasets` library.
