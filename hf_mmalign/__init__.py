@@ -30,6 +30,8 @@ _PUBLIC = {
     "FeatureStatistics": "hf_mmalign.data.feature_statistics",
     "MultimodalProcessor": "hf_mmalign.data.processor",
     "load_multimodal_dataset": "hf_mmalign.data.loading",
+    "MultimodalSeq2SeqTrainer": "hf_mmalign.trainer.seq2seq",
+    "MultimodalSeq2SeqTrainingArguments": "hf_mmalign.trainer.seq2seq",
     "MultimodalTrainer": "hf_mmalign.trainer.trainer",
     "MultimodalTrainingArguments": "hf_mmalign.trainer.arguments",
     "evaluate_robustness": "hf_mmalign.reporting.robustness",

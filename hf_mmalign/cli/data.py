@@ -187,6 +187,8 @@ def _range(summary: dict[str, float] | None) -> str:
 
 
 def _label_lines(label: dict[str, Any], rows: int) -> list[str]:
+    if "kind" in label:
+        return [f"  {'target':<11} {_modality(label)}"]
     missing = f"; {label['missing']} missing"
     if "value" in label:
         return [f"  {'label':<11} values {_range(label['value'])}{missing}"]

@@ -144,7 +144,14 @@ def _print_results(results: dict, folder: str) -> None:
     for split in ("validation", "test"):
         values = ", ".join(f"{name} {value:.4f}" for name, value in results[split].items() if isinstance(value, float))
         print(f"{split}: {values or 'no labels'}")
+    _print_signatures(results.get("signatures", {}))
     print(f"saved in {folder}")
+
+
+def _print_signatures(signatures: dict) -> None:
+    """How sacreBLEU computed each score; scores of other signatures are not comparable."""
+    for name, signature in signatures.items():
+        print(f"{name}: {signature}")
 
 
 def _sweep(args, rest: list[str]) -> int:
@@ -169,8 +176,11 @@ def _evaluate(args, rest: list[str]) -> int:
     from .. import runs
     from ..runs.recipe import parse_overrides
 
-    for name, value in runs.evaluate(args.folder, args.split, **parse_overrides(rest)).items():
+    scores = runs.evaluate(args.folder, args.split, **parse_overrides(rest))
+    signatures = scores.pop("signatures", {})
+    for name, value in scores.items():
         print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+    _print_signatures(signatures)
     return 0
 
 

@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from .errors import DataError
 from .processor import MultimodalProcessor
-from .schema import AnyDataset, modalities_of, num_labels_of, problem_type_of
+from .schema import TARGET, AnyDataset, modalities_of, num_labels_of, problem_type_of
 
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression", "translation")
+_IGNORED = -100
 
 
 class MultimodalCollator:
@@ -24,7 +26,8 @@ class MultimodalCollator:
         processor (`MultimodalProcessor`): Makes the tensors. It is told the widths of the feature sequences.
         modalities (`Mapping[str, str | int]`): The columns to use, each with its kind, as :func:`modalities_of` says:
             `"text"`, `"image"`, `"audio"`, or the feature width D.
-        problem_type (`str`): `single_label_classification`, `multi_label_classification` or `regression`.
+        problem_type (`str`): `single_label_classification`, `multi_label_classification`, `regression` or `translation`,
+            whose labels are the token ids of the column `target`.
         num_labels (`int`): Number of classes; for `multi_label_classification` the width of the label vector.
 
     Raises:
@@ -61,7 +64,7 @@ class MultimodalCollator:
             dataset (`datasets.Dataset`, `IterableDataset`, or a dict of such splits): As
                 :func:`load_multimodal_dataset` gives it, or made by hand: `text` a string, pictures as `datasets.Image`,
                 feature sequences as `Array2D((None, D))`, lists of lists, or lists (one step); `label` a `ClassLabel`,
-                integers, floats, or a list of `ClassLabel`.
+                integers, floats, or a list of `ClassLabel`; or no `label` and a `target` of strings, to translate into.
 
         Raises:
             DataError: If it has no modality or no label of a known task.
@@ -76,7 +79,8 @@ class MultimodalCollator:
 
         Returns:
             The keys of :meth:`MultimodalProcessor.__call__` for the modalities in use, and `labels` unless no row has any:
-            (B,) int64, (B, num_labels) float32 of zeros and ones, or (B,) float32, by problem type.
+            (B,) int64, (B, num_labels) float32 of zeros and ones, or (B,) float32, by problem type; of translations (B, T)
+            int64, padded with -100.
 
         Raises:
             DataError: For a row that the processor refuses: with its number in the batch, and its `id` if it has one. For
@@ -112,17 +116,24 @@ class MultimodalCollator:
                 raise
             message = f"{error.message} (the row's id is {identifier!r})"
             raise DataError(message, file=error.file, row=error.row, field=error.field) from error
-        labels = self._labels([row.get("label") for row in rows])
+        labels = self._labels([row.get(self._label_column) for row in rows])
         if labels is not None:
             batch["labels"] = labels
         return batch
+
+    @property
+    def _label_column(self) -> str:
+        return TARGET if self.problem_type == "translation" else "label"
 
     def _labels(self, labels: list[Any]) -> Tensor | None:
         missing = sum(label is None for label in labels)
         if missing == len(labels):
             return None
         if missing:
-            raise DataError(f"{missing} of the batch's {len(labels)} rows have no label", field="label")
+            raise DataError(f"{missing} of the batch's {len(labels)} rows have no label", field=self._label_column)
+        if self.problem_type == "translation":
+            ids = [torch.tensor(row, dtype=torch.long) for row in self.processor.target_ids(labels)]
+            return pad_sequence(ids, batch_first=True, padding_value=_IGNORED)
         if self.problem_type == "regression":
             return torch.tensor(labels, dtype=torch.float32)
         if self.problem_type == "single_label_classification":

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from .audio import check_audio
 from .errors import DataError
 from .pictures import opened_picture
-from .schema import label_names_of, modalities_of, problem_type_of
+from .schema import TARGET, label_names_of, modalities_of, problem_type_of
 from .validation import column_batches, feature_chunks, file_sources, flat_labels, image_sources
 
 if TYPE_CHECKING:  # a look at a data set without texts needs no transformers
@@ -29,7 +29,8 @@ def inspect_dataset(
             limit, if it has one.
 
     Returns:
-        A JSON-ready dict: `problem_type`, `modalities` (kinds), and for each split `rows`, `modalities` and `label`.
+        A JSON-ready dict: `problem_type`, `modalities` (kinds), and for each split `rows`, `modalities` and `label`, which
+        is described as a text where it is one to translate into.
         A feature sequence has `width`, `missing`, `length` (steps), `value` (its numbers, without NaN and Inf) and
         `nonfinite` (their count); a text has `missing`, `length` (words) and `distinct`; an image has `missing`,
         `height` and `width` (pixels, each file once) and `mode`; a sound has `missing`, `seconds` and `sampling_rate` (each
@@ -45,11 +46,15 @@ def inspect_dataset(
         raise DataError(f"there is no text to count tokens of; the modalities are {', '.join(modalities)}")
     if tokenizer is not None and max_length is None and tokenizer.model_max_length < 1_000_000:
         max_length = tokenizer.model_max_length  # tokenizers without a limit say 1e30
-    names = label_names_of(dataset)
-    report: dict[str, Any] = {"problem_type": problem_type_of(dataset), "modalities": modalities, "splits": {}}
+    names, problem_type = label_names_of(dataset), problem_type_of(dataset)
+    report: dict[str, Any] = {"problem_type": problem_type, "modalities": modalities, "splits": {}}
     for split, data in dataset.items():
         described = {name: _describe(data, name, kind, tokenizer, max_length) for name, kind in modalities.items()}
-        report["splits"][str(split)] = {"rows": len(data), "modalities": described, "label": _labels(data, names)}
+        if problem_type == "translation":
+            labels = _describe(data, TARGET, "text", tokenizer, max_length)
+        else:
+            labels = _labels(data, names)
+        report["splits"][str(split)] = {"rows": len(data), "modalities": described, "label": labels}
     return report
 
 

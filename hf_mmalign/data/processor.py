@@ -24,7 +24,7 @@ from .errors import DataError
 from .feature_statistics import FeatureStatistics, load_feature_statistics, save_feature_statistics
 from .image_processors import HUB_ARGUMENTS, load_image_processor, process_images
 from .processor_inputs import PICTURES, SOUNDS, as_arrays, batch_size, check_text, listed, moved
-from .schema import modalities_of
+from .schema import TARGET, modalities_of
 from .sounds import process_sounds
 from .tensors import pad_features
 from .tokenizers import TOKENIZER_FILES, train_tokenizer
@@ -360,6 +360,19 @@ class MultimodalProcessor(PushToHubMixin):
         batch["input_ids"][missing] = self.tokenizer.pad_token_id
         batch["attention_mask"][missing] = 0
         return batch
+
+    def target_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each translation, its end token included; cut as the texts are.
+
+        Raises:
+            DataError: For what is no text, or without a tokenizer.
+        """
+        if self.tokenizer is None:
+            raise DataError("there are translations, but the processor has no tokenizer", field=TARGET)
+        for row, text in enumerate(texts):
+            check_text(text, row, TARGET)
+        limits = self._length_arguments(False, None, None)
+        return self.tokenizer(text_target=list(texts), **limits)["input_ids"]
 
     def _length_arguments(
         self, padding: bool | str, truncation: bool | str | None, max_length: int | None

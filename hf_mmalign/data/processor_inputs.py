@@ -58,15 +58,15 @@ def batch_size(
     return size
 
 
-def check_text(text: Any, row: int) -> None:
+def check_text(text: Any, row: int, field: str = "text") -> None:
     """Raise DataError unless it is a string that has an encoding, or None."""
     if not isinstance(text, (str, type(None))):
-        raise DataError(f"a string, or None, is expected, not {type(text).__name__}", row=row, field="text")
+        raise DataError(f"a string, or None, is expected, not {type(text).__name__}", row=row, field=field)
     try:
         (text or "").encode("utf-8")
     except UnicodeEncodeError as error:
         message = f"half of a surrogate pair at index {error.start}, which is no text"
-        raise DataError(message, row=row, field="text") from error
+        raise DataError(message, row=row, field=field) from error
 
 
 def as_arrays(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -125,16 +125,7 @@ def train_seq2seq_tokenizer(
     Raises:
         DataError: As :func:`train_sentencepiece`.
     """
-    tokenizer = _unigram(texts, vocab_size, lowercase, _SPECIAL_OF_SEQ2SEQ)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_input_names=["input_ids", "attention_mask"],
-        clean_up_tokenization_spaces=False,
-        **_SPECIAL_OF_SEQ2SEQ,
-    )
+    return _as_seq2seq(_unigram(texts, vocab_size, lowercase, _SPECIAL_OF_SEQ2SEQ))
 
 
 def _unigram(texts: Iterable[str], vocab_size: int | None, lowercase: bool, special: dict[str, str]) -> Tokenizer:
@@ -183,9 +174,9 @@ def as_json(tokenizer: PreTrainedTokenizerFast) -> str:
     return tokenizer.backend_tokenizer.to_str()
 
 
-def from_json(text: str) -> PreTrainedTokenizerFast:
-    """The tokenizer of :func:`as_json`."""
-    return _as_bert(Tokenizer.from_str(text))
+def from_json(text: str, seq2seq: bool = False) -> PreTrainedTokenizerFast:
+    """The tokenizer of :func:`as_json`; `seq2seq` says whether it was made by :func:`train_seq2seq_tokenizer`."""
+    return (_as_seq2seq if seq2seq else _as_bert)(Tokenizer.from_str(text))
 
 
 def train_seq2seq_tokenizer_on(
@@ -361,4 +352,17 @@ def _as_bert(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         **_SPECIAL,
+    )
+
+
+def _as_seq2seq(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """End a text as Marian's and T5's tokenizers do, and give the special tokens their roles."""
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+        **_SPECIAL_OF_SEQ2SEQ,
     )

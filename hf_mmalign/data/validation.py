@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict, DatasetInfo, Features, IterableDatase
 from .audio import check_audio
 from .errors import DataError
 from .pictures import check_processable, opened_picture
-from .schema import holds_files, modalities_of, problem_type_of
+from .schema import TARGET, holds_files, modalities_of, problem_type_of
 from .tables import arrow_tables
 
 __all__ = [
@@ -194,6 +194,9 @@ def _check_labels(data: Dataset, split: str, problem_type: str, num_labels: int)
     found = problem_type_of(data)
     if found != problem_type:
         raise DataError(f"the labels are for {found}, the model is for {problem_type}", field=f"{split}.label")
+    if problem_type == "translation":
+        _check_targets(data, split)
+        return
     missing = 0
     for first_row, array in column_batches(data, "label"):
         missing += array.null_count
@@ -211,6 +214,14 @@ def _check_labels(data: Dataset, split: str, problem_type: str, num_labels: int)
             )
     if missing and split == "train":
         raise DataError(f"{missing} of {len(data)} training rows have no label", field="train.label")
+
+
+def _check_targets(data: Dataset, split: str) -> None:
+    _check_texts(data, f"{split}.{TARGET}", TARGET)
+    for first_row, array in column_batches(data, TARGET):
+        if array.null_count and split == "train":
+            row = first_row + array.is_null().to_numpy(zero_copy_only=False).argmax()
+            raise DataError("a training row needs a translation", row=int(row), field=f"{split}.{TARGET}")
 
 
 def flat_labels(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:

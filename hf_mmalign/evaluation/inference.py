@@ -28,6 +28,14 @@ class Predictions:
     modality_features: dict[str, np.ndarray]
 
 
+def concatenated(parts: list[np.ndarray]) -> np.ndarray:
+    """Arrays of batches as one; sequences of token ids, which are as long as each batch's longest, are padded with -100."""
+    if parts[0].ndim == 2:
+        width = max(part.shape[1] for part in parts)
+        parts = [np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=-100) for part in parts]
+    return np.concatenate(parts)
+
+
 @torch.no_grad()
 def predict(
     model: MultimodalModelMixin, dataset: Any, data_collator: Callable[[list], dict[str, Any]], batch_size: int = 64

@@ -23,6 +23,7 @@ from ..perturbation.modalities import (
     perturbed,
 )
 from ..perturbation.protocols import NoiseUnits, ProtocolName
+from .inference import concatenated
 from .metric_names import GREATER_IS_BETTER
 from .metrics import compute_metrics_for, primary_metric
 from .raw_noise import RawNoisePlan, predict_under_raw_noise
@@ -106,8 +107,8 @@ def measure_robustness(
     if len(dataset) == 0:
         raise ValueError("The data set to evaluate on is empty.")
     if compute_metrics is None:
-        labels = None if config.problem_type else _labels_of(data_collator([dataset[0]]))
-        problem_type = config.problem_type or infer_problem_type(labels, config.num_labels)
+        labels = None if config.task else _labels_of(data_collator([dataset[0]]))
+        problem_type = config.task or infer_problem_type(labels, config.num_labels)
         compute_metrics = compute_metrics_for(problem_type, config.num_labels)
         primary = primary or primary_metric(problem_type, config.num_labels)[0]
     plan = _Plan(
@@ -205,22 +206,22 @@ def _predict(model: torch.nn.Module, loader: DataLoader, plan: _Plan, progress: 
             labels.append(np.asarray(batch_labels))
             batch = _to_device(batch, device, dtype)
             # Results stay on the device until the batch is through, so that drawing noise overlaps with the forwards.
-            outputs = {("clean",): model(**batch).logits}
+            outputs = {("clean",): model.predictions_of(**batch)}
             bar.update()
             for name, hook in plan.hooks(range(start, start + len(batch_labels))):
                 with perturbed(model, hook):
-                    outputs[name] = model(**batch).logits
+                    outputs[name] = model.predictions_of(**batch)
                 bar.update()
             for name, output in outputs.items():
                 logits.setdefault(name, []).append(output.float().cpu().numpy())
             start += len(batch_labels)
     whole = {name: np.concatenate(parts) for name, parts in logits.items()}
-    return _Predictions(np.concatenate(labels), whole.pop(("clean",)), whole)
+    return _Predictions(concatenated(labels), whole.pop(("clean",)), whole)
 
 
 def _logits_of(model: torch.nn.Module, batch: dict[str, Any]) -> np.ndarray:
     inputs = {name: value for name, value in batch.items() if name != "labels"}
-    return model(**_to_device(inputs, model.device, model.dtype)).logits.float().cpu().numpy()
+    return model.predictions_of(**_to_device(inputs, model.device, model.dtype)).float().cpu().numpy()
 
 
 def _labels_of(batch: dict[str, Any]) -> torch.Tensor:

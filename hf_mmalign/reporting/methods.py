@@ -38,6 +38,7 @@ _WMA_PAPER = Paper(
     "Wasserstein Modality Alignment Makes Your Multimodal Transformer More Robust",
     "Zhuo Zhi, Ziquan Liu, Qiangqiang Wu, Miguel Rodrigues",
 )
+_FUSION_PAPER = Paper("Adaptive Fusion Techniques for Multimodal Data", "Gaurav Sahu, Olga Vechtomova")
 
 METHODS: dict[str, Method] = {
     "plain": Method(
@@ -98,6 +99,40 @@ METHODS: dict[str, Method] = {
 }
 
 
+METHODS |= {
+    "mmalign_fusion_auto": Method(
+        "Auto-Fusion",
+        "auto-fusion",
+        "Each modality is encoded on its own and averaged over time; the vectors side by side are compressed to a latent "
+        "one, from which they must be reconstructed beside the task, and a head takes that.",
+        ("encoder", "hidden_size", "num_head_layers", "latent_size", "fusion_weight"),
+        _FUSION_PAPER,
+    ),
+    "mmalign_fusion_seq2seq": Method(
+        "early fusion by concatenation",
+        "early-fusion",
+        "An encoder–decoder translates the text; its decoder also attends to one token made of the modalities' vectors "
+        "side by side. With text alone it is the encoder–decoder: the baselines of Auto-Fusion.",
+        ("hidden_size", "label_smoothing"),
+    ),
+    "mmalign_fusion_seq2seq_attention": Method(
+        "attention to every modality",
+        "image-attention",
+        "An encoder–decoder translates the text; its decoder also attends to every step of the other modalities, each "
+        "projected to a token: a baseline of Auto-Fusion.",
+        ("hidden_size", "label_smoothing"),
+    ),
+    "mmalign_fusion_seq2seq_auto": Method(
+        "Auto-Fusion",
+        "auto-fusion",
+        "An encoder–decoder translates the text; its decoder also attends to one token. That is made of the modalities' "
+        "vectors, compressed to a latent one from which they must be reconstructed beside the task.",
+        ("hidden_size", "latent_size", "fusion_weight", "label_smoothing"),
+        _FUSION_PAPER,
+    ),
+}
+
+
 def method_of(config: Any) -> str:
     """The key in `METHODS` of the method that a model's config describes.
 
@@ -106,8 +141,10 @@ def method_of(config: Any) -> str:
     """
     if getattr(config, "aib_weight", 0) > 0:
         return "cal"
-    if config.model_type in METHODS:
-        return config.model_type
+    fusion = getattr(config, "fusion", "concat")
+    name = config.model_type if fusion == "concat" else f"{config.model_type}_{fusion}"
+    if name in METHODS:
+        return name
     if not hasattr(config, "wma_alpha"):
         raise ValueError(
             f"A config of type {config.model_type!r} does not tell its method; it is one of {list(METHODS)}."

@@ -25,6 +25,7 @@ _TASKS = {
     "single_label_classification": "classification",
     "multi_label_classification": "multi-label classification",
     "regression": "regression",
+    "translation": "translation",
 }
 _LIBRARIES = ("hf-mmalign", "torch", "transformers", "accelerate", "datasets", "peft")
 
@@ -106,7 +107,7 @@ def write_model_card(
         template_path=str(_TEMPLATE),
         title=model_title or name,
         class_name=type(model).__name__,
-        task=_TASKS[config.problem_type],
+        task=_TASKS[config.task],
         modalities=_listed(config.modalities),
         dataset_name=dataset_name,
         method=method,
@@ -119,7 +120,7 @@ def write_model_card(
         recipe=recipe and _as_yaml(recipe),
         training_arguments=training_arguments and _as_yaml(training_arguments),
         environment=_environment(),
-        unnamed_classes=config.problem_type != "regression" and config.id2label.get(0) == "LABEL_0",
+        unnamed_classes=config.task not in ("regression", "translation") and config.id2label.get(0) == "LABEL_0",
     )
     return write_text(folder / "README.md", str(card).rstrip() + "\n")
 
@@ -137,6 +138,20 @@ def usage_snippet(config: Any, repository: str) -> str:
         for name, kind in config.modality_kinds.items()
     ]
     kinds = config.modality_kinds.values()
+    if config.generates:
+        return "\n".join(
+            [
+                *(["import numpy as np"] if sizes or "audio" in kinds else []),
+                *(["from PIL import Image"] if "image" in kinds else []),
+                "from hf_mmalign import runs",
+                "",
+                "sample = {  # a modality that is left out is missing",
+                *(f"    {cell}" for cell in sample),
+                "}",
+                f'for line in runs.predict("{repository}", [sample]):  # the folder, downloaded',
+                '    print(line["prediction"])',
+            ]
+        )
     return "\n".join(
         [
             *(["import numpy as np"] if sizes or "audio" in kinds else []),
@@ -155,8 +170,8 @@ def usage_snippet(config: Any, repository: str) -> str:
 
 
 def _checked_method(method: str | None, config: Any) -> str:
-    if config.problem_type not in _TASKS:
-        raise ValueError(f"config.problem_type is one of {list(_TASKS)}, not {config.problem_type!r}.")
+    if config.task not in _TASKS:
+        raise ValueError(f"config.problem_type is one of {list(_TASKS)}, not {config.task!r}.")
     method = method or method_of(config)
     if method not in METHODS:
         raise ValueError(f"method is one of {list(METHODS)}, not {method!r}.")
@@ -172,7 +187,7 @@ def _scores(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """The clean metrics by split; a loss is no score to compare models by."""
     scores: dict[str, dict[str, float]] = {}
     for split, values in results.items():
-        if split == "train" or not isinstance(values, Mapping):
+        if split in ("train", "signatures") or not isinstance(values, Mapping):
             continue
         scores[split] = {
             name: value for name, value in values.items() if name != "loss" and not name.startswith("loss_")
@@ -212,7 +227,7 @@ def _eval_results(
     def result(split: str, metric: str, value: float, test: str = "") -> EvalResult:
         return EvalResult(
             task_type=_pipeline_tag(config) or "other",
-            task_name=_TASKS[config.problem_type],
+            task_name=_TASKS[config.task],
             dataset_type=dataset_id,
             dataset_name=dataset_name,
             dataset_split=split,
@@ -252,6 +267,8 @@ def _robustness_section(folder: Path, report: RobustnessReport) -> dict[str, str
 def _pipeline_tag(config: Any) -> str | None:
     """The Hub's task whose stock pipeline the model serves, which is that of texts alone."""
     alone = config.modalities == ["text"] and config.is_native("text")
+    if config.generates:
+        return "translation" if alone else None
     return "text-classification" if alone and config.problem_type != "regression" else None
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..data.tokenizers import TokenizerType
+from ..models.auto import config_class_of
 from ..perturbation.modalities import MissingMode, NoiseDistribution
 from ..perturbation.protocols import NoiseUnits, ProtocolName
 
@@ -81,11 +82,11 @@ class DataArguments:
             "help": "Tokenizer of texts where no checkpoint brings one, a folder or a Hub name; left out, one is trained."
         },
     )
-    tokenizer_type: TokenizerType = field(
-        default="wordpiece",
+    tokenizer_type: TokenizerType | None = field(
+        default=None,
         metadata={
             "help": "Of the tokenizer that is trained: wordpiece (words and characters), or sentencepiece, for languages "
-            "that write no spaces or need their accents."
+            "that write no spaces or need their accents; left out, wordpiece, and to translate sentencepiece."
         },
     )
     tokenizer_vocab_size: int | None = field(
@@ -194,6 +195,26 @@ class EvaluationArguments:
         seeds = self.robustness_seeds
         if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
             raise ValueError(f"robustness_seeds is {seeds}; expected different whole numbers of at least 0.")
+
+
+@dataclass
+class Arguments:
+    """A recipe's values, each in the dataclass it belongs to."""
+
+    model: ModelArguments
+    data: DataArguments
+    evaluation: EvaluationArguments
+    training: dict[str, Any]
+    config: dict[str, Any]
+
+    def by_key(self) -> dict[str, Any]:
+        """All values in one mapping; of the training's and the config's, those that the recipe gives."""
+        return vars(self.model) | vars(self.data) | vars(self.evaluation) | self.training | self.config
+
+    @property
+    def config_class(self) -> type:
+        """The class of the model's config."""
+        return config_class_of(self.model.model_type)
 
 
 def _at_least_one(arguments: Any, name: str) -> None:

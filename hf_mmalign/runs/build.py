@@ -1,18 +1,14 @@
 """From a recipe to the parts of a run: data, processor, model, trainer."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
-from functools import partial
+from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import (
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoImageProcessor,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ViltImageProcessor,
@@ -25,49 +21,26 @@ from ..data.feature_statistics import FeatureStatistics
 from ..data.kept import kept
 from ..data.loading import check_options, load_multimodal_dataset
 from ..data.processor import MultimodalProcessor
-from ..data.schema import label_names_of, modalities_of, num_labels_of, problem_type_of
+from ..data.schema import TARGET, label_names_of, modalities_of, num_labels_of, problem_type_of
 from ..data.streams import StreamedDatasetDict, fingerprints_of
 from ..data.tokenizers import (
-    TextFit,
-    as_json,
-    first_texts,
-    from_json,
-    has_tokenizer,
-    load_tokenizer,
     spaced_texts,
-    train_tokenizer_on,
 )
 from ..data.validation import named_files, validate_dataset
 from ..evaluation.metrics import compute_metrics_for, metric_names_for, primary_metric
+from ..evaluation.metrics.translation import translation_metrics
 from ..models.auto import config_class_of
 from ..trainer.arguments import MultimodalTrainingArguments
-from .arguments import DataArguments, EvaluationArguments, ModelArguments
+from .arguments import Arguments, DataArguments, EvaluationArguments, ModelArguments
 from .modality_encoders import encoder_configs, encoder_sources, modality_processors, of_checkpoint
 from .recipe import Recipe, RecipeError, split_arguments
+from .tasks import task_of
+from .vocabulary import build_tokenizer
 
 logger = logging.get_logger(__name__)
 
 _Group = TypeVar("_Group")
-# What a run warns of, and how many texts it looks at for it.
-_UNKNOWN_TOKENS = 0.02
-_CUT_TEXTS = 0.05
-_MOST_TEXTS_CHECKED = 4000
 _BUFFER_SIZE = 1000
-
-
-@dataclass
-class Arguments:
-    """A recipe's values, each in the dataclass it belongs to."""
-
-    model: ModelArguments
-    data: DataArguments
-    evaluation: EvaluationArguments
-    training: dict[str, Any]
-    config: dict[str, Any]
-
-    def by_key(self) -> dict[str, Any]:
-        """All values in one mapping; of the training's and the config's, those that the recipe gives."""
-        return vars(self.model) | vars(self.data) | vars(self.evaluation) | self.training | self.config
 
 
 def read_arguments(recipe: Recipe) -> Arguments:
@@ -91,7 +64,7 @@ def read_arguments(recipe: Recipe) -> Arguments:
             "model": ModelArguments,
             "data": DataArguments,
             "evaluation": EvaluationArguments,
-            "training": MultimodalTrainingArguments,
+            "training": task_of(config_class).training_arguments,
             "config": config_class,
         },
     )
@@ -170,13 +143,7 @@ def build_config(arguments: Arguments, dataset: DatasetDict, processor: Multimod
         raise RecipeError(f"modalities has {missing}, but the data set's are {list(available)}.")
     values["modalities"] = names
     values["feature_sizes"] = {name: available[name] for name in names if isinstance(available[name], int)}
-    values["problem_type"] = problem_type_of(dataset)
-    labels = label_names_of(dataset)
-    if labels:
-        values["id2label"] = dict(enumerate(labels))
-        values["label2id"] = {label: index for index, label in enumerate(labels)}
-    else:
-        values["num_labels"] = num_labels_of(dataset)
+    values |= _label_fields(arguments, dataset)
     if values.get("encoders") and arguments.model.model_name_or_path is None:
         values["encoders"] = encoder_configs(values["encoders"], processor.tokenizer)
     if processor.tokenizer is not None:
@@ -184,16 +151,35 @@ def build_config(arguments: Arguments, dataset: DatasetDict, processor: Multimod
     elif arguments.model.text_model_name_or_path is not None:
         raise RecipeError(f"text_model_name_or_path is for raw text, but the modalities are {available}.")
     if arguments.model.model_name_or_path is not None:
-        return _config_class(arguments).from_pretrained(arguments.model.model_name_or_path, **values)
+        return arguments.config_class.from_pretrained(arguments.model.model_name_or_path, **values)
     return AutoConfig.for_model(arguments.model.model_type, **values)
+
+
+def _label_fields(arguments: Arguments, dataset: DatasetDict) -> dict[str, Any]:
+    """What the labels determine of the config."""
+    problem_type, generates = problem_type_of(dataset), task_of(arguments.config_class).generates
+    if generates != (problem_type == "translation"):
+        raise RecipeError(
+            f"model_type: {arguments.model.model_type} is for {'translation' if generates else 'labels'}, but the data set "
+            f"{arguments.data.dataset} is for {problem_type}."
+        )
+    if generates:
+        return {}
+    labels = label_names_of(dataset)
+    if not labels:
+        return {"problem_type": problem_type, "num_labels": num_labels_of(dataset)}
+    ids = {label: index for index, label in enumerate(labels)}
+    return {"problem_type": problem_type, "id2label": dict(enumerate(labels)), "label2id": ids}
 
 
 def _text_fields(arguments: Arguments, tokenizer) -> dict[str, Any]:
     """What the tokenizer determines of the config: of the model's own, or of that of the text encoder inside it."""
-    known = {field.name for field in fields(_config_class(arguments))}
+    known = {field.name for field in fields(arguments.config_class)}
     from_scratch = arguments.model.model_name_or_path is None
     values = {name: getattr(tokenizer, name) for name in ("cls_token_id", "sep_token_id", "pad_token_id")}
     values = {name: value for name, value in values.items() if name in known}
+    if task_of(arguments.config_class).generates:
+        return values | ({"text_config": _seq2seq_config(arguments, tokenizer)} if from_scratch else {})
     if "encoders" in known and "text_config" not in known:
         return values
     if "text_config" not in known:
@@ -209,8 +195,18 @@ def _text_fields(arguments: Arguments, tokenizer) -> dict[str, Any]:
     return values
 
 
-def _config_class(arguments: Arguments) -> type:
-    return config_class_of(arguments.model.model_type)
+def _seq2seq_config(arguments: Arguments, tokenizer: PreTrainedTokenizerBase):
+    """Config of a translation's encoder–decoder: the checkpoint's, or the recipe's with the tokenizer's ids."""
+    if arguments.model.text_model_name_or_path is not None:
+        return AutoConfig.from_pretrained(arguments.model.text_model_name_or_path)
+    start = tokenizer.pad_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    given = {"model_type": "marian"} | (arguments.config.get("text_config") or {})
+    config = AutoConfig.for_model(**given | ids | {"vocab_size": len(tokenizer), "decoder_start_token_id": start})
+    for name, value in {"forced_eos_token_id": tokenizer.eos_token_id, "decoder_vocab_size": len(tokenizer)}.items():
+        if name in {field.name for field in fields(config)}:
+            setattr(config, name, value)
+    return config
 
 
 def build_processor(arguments: Arguments, dataset: DatasetDict) -> MultimodalProcessor:
@@ -227,7 +223,8 @@ def build_processor(arguments: Arguments, dataset: DatasetDict) -> MultimodalPro
     kinds = {name: available[name] for name in used if name in available}
     others = of_checkpoint(checkpoint) if checkpoint else modality_processors(kinds, encoders, arguments.data)
     if "text" in used and available.get("text") == "text":
-        tokenizer = _build_tokenizer(arguments.data, text_checkpoint, dataset)
+        generates = task_of(arguments.config_class).generates
+        tokenizer = build_tokenizer(arguments.data, text_checkpoint, dataset, generates)
     if "image" in used and available.get("image") == "image":
         if "image" in others:
             image_processor = others.pop("image")
@@ -258,98 +255,6 @@ def _fit_features(processor: MultimodalProcessor, dataset: DatasetDict | Streame
     processor.learn_feature_sizes({name: len(found[name][0]) for name in names})
 
 
-def _build_tokenizer(
-    arguments: DataArguments, checkpoint: str | None, dataset: DatasetDict | StreamedDatasetDict
-) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer, else the one that the recipe names, else one trained on the training split."""
-    named = arguments.tokenizer_name_or_path
-    if checkpoint is not None and named is None:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-        if tokenizer.pad_token is None:  # of a language model, which was trained on texts of one length
-            tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "right"
-        return tokenizer
-    if named is None:
-        settings = {"kind": arguments.tokenizer_type, "vocab_size": arguments.tokenizer_vocab_size}
-        key = settings | {"data": fingerprints_of(dataset)["train"]}
-        trained = partial(train_tokenizer_on, dataset["train"], **settings)
-        return from_json(kept("tokenizer", key, lambda: as_json(trained())))
-    if checkpoint is not None and has_tokenizer(checkpoint):
-        raise RecipeError(
-            f"tokenizer_name_or_path is {shown(named)}, but the checkpoint {checkpoint} brings the one that it was "
-            "trained with; leave tokenizer_name_or_path out."
-        )
-    tokenizer = load_tokenizer(named, "tokenizer_name_or_path")
-    missing = [name for name in ("pad_token", "cls_token", "sep_token") if getattr(tokenizer, name) is None]
-    if missing:
-        raise RecipeError(
-            f"tokenizer_name_or_path: the tokenizer of {shown(named)} has no {', '.join(missing)}; expected one in the "
-            "manner of BERT's, which wraps a text as [CLS] … [SEP]."
-        )
-    if checkpoint is not None:
-        known = AutoConfig.from_pretrained(checkpoint)
-        size = (getattr(known, "text_config", None) or known).vocab_size
-        if len(tokenizer) > size:
-            raise RecipeError(
-                f"tokenizer_name_or_path: the tokenizer of {shown(named)} has {len(tokenizer)} tokens, but the checkpoint "
-                f"{checkpoint} knows {size}."
-            )
-    return tokenizer
-
-
-def limit_text(processor: MultimodalProcessor, config, truncation: bool) -> None:
-    """Let the processor know how long a text the model takes."""
-    if processor.tokenizer is None:
-        return
-    processor.max_text_length = getattr(config, "max_text_length", None) or config.max_position_embeddings
-    processor.truncation = truncation
-
-
-def warn_of_texts(data: Dataset | IterableDataset, processor: MultimodalProcessor, arguments: Arguments) -> None:
-    """Say where more than 2 % of the training texts' tokens are unknown, or more than 5 % of the texts are cut.
-
-    At most 4000 evenly spaced texts are looked at, of a stream the first 4000.
-    """
-    if processor.tokenizer is None:
-        return
-    fit, limit = TextFit(), processor.max_text_length
-    texts_of = first_texts if isinstance(data, IterableDataset) else spaced_texts
-    for texts in texts_of(data, _MOST_TEXTS_CHECKED):
-        fit.add(processor.tokenizer, texts, limit)
-    if fit.unknown_share > _UNKNOWN_TOKENS:
-        logger.warning_once(
-            f"{fit.unknown_share:.1%} of the training texts' tokens are unknown to the tokenizer, and so the same to the "
-            f"model; {_more_tokens(arguments)}."
-        )
-    if processor.truncation and fit.too_long_share > _CUT_TEXTS:
-        logger.warning_once(
-            f"{fit.too_long_share:.1%} of the training texts are longer than the {limit} tokens that the model takes, and "
-            f"are cut; the longest has {fit.longest}.{_more_room(arguments)}"
-        )
-
-
-def _more_tokens(arguments: Arguments) -> str:
-    """What to do where a tokenizer knows too little."""
-    if arguments.model.text_model_name_or_path or arguments.model.model_name_or_path:
-        return "start from a checkpoint that was trained on texts of their language"
-    if arguments.data.tokenizer_name_or_path:
-        return "name a tokenizer of their language, or leave tokenizer_name_or_path out to have one trained on them"
-    ways = (
-        "leave tokenizer_vocab_size out, so that it follows the texts; " if arguments.data.tokenizer_vocab_size else ""
-    )
-    if arguments.data.tokenizer_type != "sentencepiece":
-        ways += "set tokenizer_type: sentencepiece; "
-    return f"{ways}or name a tokenizer of their language, tokenizer_name_or_path"
-
-
-def _more_room(arguments: Arguments) -> str:
-    """What to do where texts are cut."""
-    if "max_text_length" in {field.name for field in fields(_config_class(arguments))}:
-        return " A larger max_text_length takes more of them, in more memory and time."
-    if arguments.model.text_model_name_or_path or arguments.model.model_name_or_path:
-        return " Only another text encoder takes more of them."
-    return " A larger max_position_embeddings in text_config takes more of them, in more memory and time."
-
-
 def build_model(arguments: ModelArguments, config, sources: Mapping[str, str] | None = None) -> PreTrainedModel:
     """The model: from the checkpoint or at random (seed first!), with LoRA adapters where asked for.
 
@@ -359,13 +264,13 @@ def build_model(arguments: ModelArguments, config, sources: Mapping[str, str] | 
         sources (`Mapping[str, str]`, *optional*): Of :func:`encoder_sources`: pretrained encoders by modality.
     """
     if arguments.model_name_or_path is None:
-        model = AutoModelForSequenceClassification.from_config(config)
+        model = task_of(config).auto_model.from_config(config)
         if arguments.text_model_name_or_path is not None:
             model.load_text_encoder(arguments.text_model_name_or_path)
         for name, source in (sources or {}).items():
             model.load_encoder(name, source)
     else:
-        model_class = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+        model_class = task_of(config).models[type(config)]
         model = model_class.from_pretrained(arguments.model_name_or_path, config=config)
     if not arguments.use_peft:
         return model
@@ -383,7 +288,7 @@ def build_model(arguments: ModelArguments, config, sources: Mapping[str, str] | 
 
 def build_collator(processor: MultimodalProcessor, config) -> MultimodalCollator:
     """The collator that makes a model's batches."""
-    return MultimodalCollator(processor, config.modality_kinds, config.problem_type, config.num_labels)
+    return MultimodalCollator(processor, config.modality_kinds, config.task, config.num_labels)
 
 
 def check_data(dataset: DatasetDict | StreamedDatasetDict, config, processor: MultimodalProcessor) -> None:
@@ -398,29 +303,35 @@ def check_data(dataset: DatasetDict | StreamedDatasetDict, config, processor: Mu
         # A stream's are among its own files.
         "named_files": [named_files(data) for data in dataset.values() if isinstance(data, Dataset)],
         "modalities": kinds,
-        "problem_type": config.problem_type,
+        "problem_type": config.task,
         "num_labels": config.num_labels,
         "image_processors": {name: part and part.to_dict() for name, part in image_processors.items()},
     }
 
     def check() -> bool:
-        validate_dataset(dataset, kinds, config.problem_type, config.num_labels, image_processors)
+        validate_dataset(dataset, kinds, config.task, config.num_labels, image_processors)
         return True
 
     kept("check", key, check)
 
 
-def training_arguments(values: dict[str, Any]) -> MultimodalTrainingArguments:
+def training_arguments(arguments: Arguments, **others: Any) -> MultimodalTrainingArguments:
+    """The trainer's arguments of a recipe; `others` win over them."""
     # Pinning memory without an accelerator only warns.
     defaults = {"report_to": "none", "save_total_limit": 2, "dataloader_pin_memory": torch.accelerator.is_available()}
     try:
-        return MultimodalTrainingArguments(**defaults | values)
+        return task_of(arguments.config_class).training_arguments(**defaults | arguments.training | others)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"The training arguments do not fit together: {error}") from error
 
 
-def metrics_of(config, arguments: EvaluationArguments):
-    return compute_metrics_for(config.problem_type, config.num_labels, metrics=arguments.metrics)
+def metrics_of(config, arguments: EvaluationArguments, processor: MultimodalProcessor, dataset: DatasetDict):
+    """Trainer's `compute_metrics`; translations are scored against what validation and test splits really say."""
+    if not config.generates:
+        return compute_metrics_for(config.task, config.num_labels, metrics=arguments.metrics)
+    splits = [dataset[split] for split in ("validation", "test") if split in dataset]
+    texts = (text for data in splits for batch in spaced_texts(data, None, TARGET) for text in batch)
+    return translation_metrics(processor, texts)
 
 
 def primary_metric_of(config, arguments: Arguments) -> str:
@@ -428,7 +339,7 @@ def primary_metric_of(config, arguments: Arguments) -> str:
 
     Raises RecipeError for one that is neither a metric of the task nor a loss.
     """
-    task = (config.problem_type, config.num_labels, arguments.evaluation.metrics)
+    task = (config.task, config.num_labels, arguments.evaluation.metrics)
     chosen = (arguments.training.get("metric_for_best_model") or "loss").removeprefix("eval_")
     if chosen.startswith("loss"):
         return primary_metric(*task)[0]
@@ -445,7 +356,7 @@ def describe_arguments(recipe: Recipe) -> str:
         "model": ModelArguments,
         "data": DataArguments,
         "evaluation": EvaluationArguments,
-        "training": MultimodalTrainingArguments,
+        "training": task_of(config_class).training_arguments,
         f"config of {config_class.__name__}": config_class,
     }
     lines = []

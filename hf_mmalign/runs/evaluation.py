@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig
 from transformers.utils import CONFIG_NAME
 
 from ..data.processor import MultimodalProcessor
@@ -29,6 +29,7 @@ from .build import (
     training_arguments,
 )
 from .recipe import Recipe, RecipeError, read_values
+from .tasks import task_of
 
 RESULTS = "results.json"
 RECIPE = "recipe.yaml"
@@ -50,12 +51,17 @@ def load_run(folder: str | Path, keys: Mapping[str, Any] | None = None):
             "`hf-mmalign data inspect NAME PATH`."
         )
     arguments = read_arguments(recipe)
-    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    model = load_model(folder)
     processor, dataset = MultimodalProcessor.from_pretrained(folder), load_data(arguments.data)
     if not has_recipe(folder):  # nobody has seen yet whether these data are for this model
-        model.config.problem_type = model.config.problem_type or problem_type_of(dataset)
+        model.config.problem_type = model.config.task or problem_type_of(dataset)
         check_data(dataset, model.config, processor)
     return model, processor, arguments, dataset
+
+
+def load_model(folder: str | Path):
+    """The model of a saved folder, whatever its task."""
+    return task_of(AutoConfig.from_pretrained(folder)).auto_model.from_pretrained(folder)
 
 
 def has_recipe(folder: str | Path) -> bool:
@@ -105,7 +111,7 @@ def started_in(folder: Path) -> dict[str, str]:
         return {}
 
 
-def evaluate(folder: str | Path, /, split: str = "test", **keys: Any) -> dict[str, float]:
+def evaluate(folder: str | Path, /, split: str = "test", **keys: Any) -> dict[str, Any]:
     """Metrics of a saved model on one split, as `hf-mmalign evaluate` prints them.
 
     >>> from hf_mmalign import runs
@@ -117,7 +123,8 @@ def evaluate(folder: str | Path, /, split: str = "test", **keys: Any) -> dict[st
         keys: Any key of a recipe; wins over that of the folder's recipe. A folder without one needs `dataset`.
 
     Returns:
-        By name, those of the task and the loss with its terms; also written to `evaluation_<split>.json` in the folder.
+        By name, those of the task and the loss with its terms, and of translations sacreBLEU's `signatures`; also written
+        to `evaluation_<split>.json` in the folder.
 
     Raises:
         RecipeError: If the folder holds no model of ours, or a key or the split is unknown.
@@ -131,15 +138,18 @@ def evaluate(folder: str | Path, /, split: str = "test", **keys: Any) -> dict[st
         "load_best_model_at_end": False,
         "early_stopping_patience": None,
     }
-    training = training_arguments(arguments.training | {"output_dir": str(folder)} | no_training)
-    trainer = MultimodalTrainer(
+    training = training_arguments(arguments, output_dir=str(folder), **no_training)
+    compute_metrics = metrics_of(model.config, arguments.evaluation, processor, dataset)
+    trainer = task_of(model.config).trainer(
         model,
         training,
         data_collator=build_collator(processor, model.config),
         processing_class=processor,
-        compute_metrics=metrics_of(model.config, arguments.evaluation),
+        compute_metrics=compute_metrics,
     )
     metrics = score_split(trainer, dataset[split], split)
+    if model.config.generates:
+        metrics["signatures"] = compute_metrics.signatures
     write_text(Path(folder) / f"evaluation_{split}.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
 
@@ -163,7 +173,9 @@ def robustness(folder: str | Path, /, split: str = "test", **keys: Any) -> Robus
     model, processor, arguments, dataset = load_run(folder, keys)
     check_split(dataset, split)
     batch_size = arguments.training.get("per_device_eval_batch_size", 64)
-    report = robustness_of(model, dataset[split], build_collator(processor, model.config), arguments, batch_size)
+    compute_metrics = metrics_of(model.config, arguments.evaluation, processor, dataset)
+    collator = build_collator(processor, model.config)
+    report = robustness_of(model, dataset[split], collator, arguments, batch_size, compute_metrics)
     report.model_name = Path(folder).resolve().name
     report.save(folder)
     if has_recipe(folder) and (Path(folder) / RESULTS).exists():
@@ -183,13 +195,13 @@ def score_split(trainer: MultimodalTrainer, dataset, prefix: str) -> dict[str, f
     return scores_of(trainer.evaluate(dataset, metric_key_prefix=prefix), prefix)
 
 
-def robustness_of(model, data, collator, arguments: Arguments, batch_size: int) -> RobustnessReport:
+def robustness_of(model, data, collator, arguments: Arguments, batch_size: int, compute_metrics) -> RobustnessReport:
     settings = arguments.evaluation
     return evaluate_robustness(
         model,
         data,
         data_collator=collator,
-        compute_metrics=metrics_of(model.config, settings),
+        compute_metrics=compute_metrics,
         primary=primary_metric_of(model.config, arguments),
         noise=settings.noise,
         noise_amplitude=() if settings.noise_amplitude is None else settings.noise_amplitude,

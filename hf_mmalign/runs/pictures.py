@@ -52,9 +52,7 @@ def _classes(run: "_Run", predictions) -> tuple[Any, Any, list[str]]:
         names = [str(config.id2label[index]) for index in range(config.num_labels)]
         return predictions.labels[labelled], predictions.logits.argmax(axis=1)[labelled], names
     if config.problem_type != "regression" or config.num_labels != 1:
-        raise RecipeError(
-            f"{run.folder} is a run of {config.problem_type}, where a sample has no one class to confuse."
-        )
+        raise RecipeError(f"{run.folder} is a run of {config.task}, where a sample has no one class to confuse.")
     labelled = ~np.isnan(predictions.labels)
     true, predicted = predictions.labels[labelled], predictions.logits[:, 0][labelled]
     if not np.isfinite(predicted).all():

@@ -10,7 +10,6 @@ from typing import Any, overload
 import torch
 from accelerate.utils import send_to_device
 from tqdm.auto import tqdm
-from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from ..data.audio import LogMel
@@ -21,7 +20,7 @@ from ..data.readers.table import audio_settings
 from ..evaluation.decisions import decide
 from ..reporting.files import atomic_path
 from .build import build_collator
-from .evaluation import recipe_of
+from .evaluation import load_model, recipe_of
 from .recipe import RecipeError
 
 logger = logging.get_logger(__name__)
@@ -68,8 +67,8 @@ def predict(
 
     Returns:
         An iterator over the predictions, which are made as it goes on; with `output` their number. Each is a dict of `id`;
-        `prediction`, a class's name, a list of labels' names, or a number; `probabilities` by class, unless it is a
-        regression; and `modalities`, those that were used.
+        `prediction`, a class's name, a list of labels' names, a number, or a translation; `probabilities` by class, where
+        there are classes; and `modalities`, those that were used.
 
     Raises:
         DataError: For a row that cannot be used, named by its number, and for a table that cannot be read.
@@ -104,7 +103,7 @@ class Predictor:
         values = recipe_of(Path(folder)).override(keys or {}).values
         # A recipe for another format names its columns as the modalities are named.
         options = values.get("dataset_options") or {} if values.get("dataset", "table") == "table" else {}
-        model = AutoModelForSequenceClassification.from_pretrained(folder)
+        model = load_model(folder)
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         self.model = model.to(device).eval()
@@ -127,10 +126,17 @@ class Predictor:
             batch, inputs = self._collated(batch, skip_bad_rows)
             if not batch:
                 continue
-            with torch.inference_mode():
-                logits = self.model(**send_to_device(inputs, self.model.device)).logits.float().cpu().numpy()
-            for row, decision in zip(batch, decide(logits, self.model.config), strict=True):
+            for row, decision in zip(batch, self._decide(inputs), strict=True):
                 yield {"id": row["id"], **decision, "modalities": [name for name in row if name != "id"]}
+
+    @torch.inference_mode()
+    def _decide(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
+        """What the model says of a batch."""
+        predictions = self.model.predictions_of(**send_to_device(inputs, self.model.device)).cpu()
+        if not self.model.config.generates:
+            return decide(predictions.float().numpy(), self.model.config)
+        texts = self.collator.processor.tokenizer.batch_decode(predictions, skip_special_tokens=True)
+        return [{"prediction": text} for text in texts]
 
     def _read(self, rows: str | Path | Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any] | DataError]:
         if isinstance(rows, (str, Path)):

@@ -211,7 +211,7 @@ def _read_variant(recipe: Recipe, name: str, values: Any, overrides: dict[str, A
     arguments = []
     for cell in cells:
         read = read_arguments(recipe.override(dict(cell.values), where))
-        training_arguments(read.training)
+        training_arguments(read)
         arguments.append(read.by_key())
     for place, (cell, values) in enumerate(zip(cells, arguments, strict=True)):
         if values in arguments[:place]:

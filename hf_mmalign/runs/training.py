@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, set_seed
 
 from ..data.collator import MultimodalCollator
 from ..data.processor import MultimodalProcessor
+from ..data.schema import TARGET
 from ..data.streams import StreamedDatasetDict
 from ..evaluation.metrics import GREATER_IS_BETTER
 from ..reporting.files import write_text
@@ -42,6 +43,7 @@ from .evaluation import RECIPE, RESULTS, robustness_of, score_split, started_in,
 from .modality_encoders import encoder_sources
 from .recipe import Recipe, given_recipe
 from .resume import checkpoint_to_resume, refuse_to_overwrite
+from .tasks import task_of
 
 
 @dataclass
@@ -98,7 +100,7 @@ def train_recipe(recipe: Recipe, with_robustness: bool = True) -> TrainedRun:
     """:func:`train` of a recipe as read; robustness is evaluated if the recipe and `with_robustness` say so."""
     refuse_to_overwrite(recipe)
     arguments = read_arguments(recipe)
-    training = training_arguments(arguments.training)
+    training = training_arguments(arguments)
     check_streaming(arguments.data, training)
     training.resume_from_checkpoint = checkpoint_to_resume(recipe, training.world_size)
     set_seed(training.seed)
@@ -112,14 +114,15 @@ def train_recipe(recipe: Recipe, with_robustness: bool = True) -> TrainedRun:
     primary = primary_metric_of(config, arguments)
     _select_best(training, primary)
     set_seed(training.seed)  # the weights must not depend on what reading the data drew
-    trainer = MultimodalTrainer(
+    compute_metrics = metrics_of(config, arguments.evaluation, processor, dataset)
+    trainer = task_of(config).trainer(
         build_model(arguments.model, config, encoder_sources(arguments.config.get("encoders"))),
         training,
         data_collator=build_collator(processor, config),
         train_dataset=shuffled(dataset["train"], arguments.data, training),
         eval_dataset=dataset["validation"],
         processing_class=processor,
-        compute_metrics=metrics_of(config, arguments.evaluation),
+        compute_metrics=compute_metrics,
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     results = {
@@ -132,8 +135,10 @@ def train_recipe(recipe: Recipe, with_robustness: bool = True) -> TrainedRun:
         },
         "validation": score_split(trainer, dataset["validation"], "validation"),
         # The test labels of some data sets (Hateful Memes) are not public.
-        "test": score_split(trainer, dataset["test"], "test") if _has_labels(dataset["test"]) else {},
+        "test": score_split(trainer, dataset["test"], "test") if _has_labels(dataset["test"], config) else {},
     }
+    if config.generates:
+        results["signatures"] = compute_metrics.signatures
     model, report = trainer.accelerator.unwrap_model(trainer.model), None
     if arguments.model.use_peft:
         model = model.merge_and_unload()
@@ -155,8 +160,8 @@ def _select_best(training: MultimodalTrainingArguments, primary: str) -> None:
         training.metric_for_best_model, training.greater_is_better = primary, GREATER_IS_BETTER[primary]
 
 
-def _has_labels(data) -> bool:
-    return data.data.column("label").null_count < len(data)
+def _has_labels(data, config) -> bool:
+    return data.data.column(TARGET if config.generates else "label").null_count < len(data)
 
 
 def _save(
@@ -180,7 +185,7 @@ def _save(
     if arguments.evaluation.robustness:
         size = trainer.args.eval_batch_size
         data = dataset["test"] if results["test"] else dataset["validation"]
-        report = robustness_of(model, data, trainer.data_collator, arguments, size)
+        report = robustness_of(model, data, trainer.data_collator, arguments, size, trainer.compute_metrics)
         report.model_name = recipe.name
         report.save(folder)
     write_card(folder, model, values, results, report)

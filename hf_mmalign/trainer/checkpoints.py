@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -157,6 +157,23 @@ def last_whole_checkpoint(folder: str | Path, world_size: int | None = 1, needs_
         else:
             return str(path)
     return None
+
+
+@contextmanager
+def own_tensor_names(model: Any) -> Iterator[None]:
+    """Have a model's tensors saved under the names that they have in memory.
+
+    transformers saves those of ViT and others under the names of earlier releases, and translates them in from_pretrained;
+    Trainer reads a checkpoint as it is, and passes over what it does not find.
+    """
+    name, known = "_weight_conversions", vars(model)
+    before = {name: known[name]} if name in known else {}
+    known[name] = []
+    try:
+        yield
+    finally:
+        del known[name]
+        known.update(before)
 
 
 @contextmanager

@@ -16,7 +16,14 @@ from ..perturbation.modality_dropout import ModalityDropout
 from ..perturbation.noisy_data import NoisyDataset, RowNoise
 from .arguments import MultimodalTrainingArguments
 from .callbacks import LateEvaluation, NoiseDraw, ResumableEarlyStopping, TrainingClock
-from .checkpoints import CheckpointError, check_tensors, check_whole, clear_write_errors, last_whole_checkpoint
+from .checkpoints import (
+    CheckpointError,
+    check_tensors,
+    check_whole,
+    clear_write_errors,
+    last_whole_checkpoint,
+    own_tensor_names,
+)
 from .modality_optimizers import has_own_settings, rates_of, split_optimizer
 from .modulation import Modulation
 from .random_state import unchanged_random_state
@@ -182,7 +189,8 @@ class MultimodalTrainer(Trainer):
     def _save_checkpoint(self, *positional, **keywords):
         if self.modulation is not None:
             self.modulation.save(self.state)
-        with clear_write_errors(f"{self.args.output_dir}/checkpoint-{self.state.global_step}"):
+        model = self.accelerator.unwrap_model(self.model)
+        with clear_write_errors(f"{self.args.output_dir}/checkpoint-{self.state.global_step}"), own_tensor_names(model):
             super()._save_checkpoint(*positional, **keywords)
 
     def _run_epoch(self, *positional, **keywords):

@@ -20,6 +20,7 @@ from .emotion import EmotionScores, emotion_metrics
 from .regression import MeanAbsoluteError, PearsonCorrelation, regression_metrics
 from .sentiment import BinarySentiment, SentimentLevels, sentiment_levels, sentiment_metrics
 from .sims import SimsSentiment, sims_levels, sims_metrics
+from .translation import TRANSLATION_METRICS, Bleu, ChrF, Meteor, TranslationMetrics, translation_metrics
 
 __all__ = [
     "AUROC",
@@ -27,12 +28,16 @@ __all__ = [
     "GREATER_IS_BETTER",
     "Accuracy",
     "BinarySentiment",
+    "Bleu",
+    "ChrF",
     "EmotionScores",
     "LocalMetric",
     "MeanAbsoluteError",
+    "Meteor",
     "PearsonCorrelation",
     "SentimentLevels",
     "SimsSentiment",
+    "TranslationMetrics",
     "as_compute_metrics",
     "compute_metrics_for",
     "emotion_metrics",
@@ -45,6 +50,7 @@ __all__ = [
     "sims_levels",
     "sims_metrics",
     "single_label_metrics",
+    "translation_metrics",
 ]
 
 
@@ -83,6 +89,8 @@ def compute_metrics_for(
         ValueError: If the problem type or `metrics` is unknown or they do not fit, a single-label problem has fewer than
             two classes, or the threshold lies outside (0, 1).
     """
+    if problem_type == "translation":
+        raise ValueError("Translations are scored by translation_metrics(processor), which knows the tokenizer.")
     primary_metric(problem_type, num_labels, metrics)  # refuses what is no task of ours
     if not 0 < threshold < 1:
         raise ValueError(f"threshold is a probability between 0 and 1, not {threshold}.")
@@ -101,6 +109,9 @@ def compute_metrics_for(
 
 def metric_names_for(problem_type: str, num_labels: int, metrics: str | None = None) -> list[str]:
     """What :func:`compute_metrics_for` of these arguments computes; raises as it does."""
+    if problem_type == "translation":
+        primary_metric(problem_type, num_labels, metrics)
+        return list(TRANSLATION_METRICS)
     compute = compute_metrics_for(problem_type, num_labels, metrics=metrics)
     logits = np.eye(max(num_labels, 2), num_labels)
     labels = logits.argmax(axis=1) if problem_type == "single_label_classification" else logits
@@ -133,9 +144,11 @@ def primary_metric(problem_type: str, num_labels: int, metrics: str | None = Non
         return "f1_macro", True
     if problem_type == "regression":
         return "mae", False
+    if problem_type == "translation":
+        return "bleu", True
     raise ValueError(
-        f"Unknown problem_type {problem_type!r}: it is 'single_label_classification', 'multi_label_classification' or "
-        "'regression'."
+        f"Unknown problem_type {problem_type!r}: it is 'single_label_classification', 'multi_label_classification', "
+        "'regression' or 'translation'."
     )
 
 

@@ -131,7 +131,8 @@ def align(words: Sequence[str], reference: Sequence[str]) -> tuple[int, int]:
     return len(used), chunks
 
 
-TRANSLATION_PRIMARY = "bleu"
+# What :class:`TranslationMetrics` returns, the one that selects first.
+TRANSLATION_METRICS = ("bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "bleu_intl", "chrf", "meteor")
 
 
 class TranslationMetrics:

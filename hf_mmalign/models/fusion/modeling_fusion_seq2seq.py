@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, Cache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
@@ -343,8 +344,10 @@ class FusionForConditionalGeneration(ModalityEncodersMixin, PreTrainedModel, Gen
         return super().generate(None, *positional, **keywords)
 
     def predictions_of(self, **inputs: Any) -> Tensor:
-        """`(B, T)` ids of the translations of a batch, as `generation_config` makes them."""
-        return self.generate(**inputs)
+        """`(B, T)` ids of the translations of a batch, as `generation_config` makes them, padded to its `max_length`."""
+        ids = self.generate(**inputs)
+        longest = self.generation_config.max_length or 0
+        return F.pad(ids, (0, max(0, longest - ids.shape[1])), value=self.config.pad_token_id)
 
     def problem_type_of(self, labels: Tensor) -> str:
         return self.config.task
