@@ -155,15 +155,20 @@ def build_config(arguments: Arguments, dataset: DatasetDict, processor: Multimod
     return AutoConfig.for_model(arguments.model.model_type, **values)
 
 
-def _label_fields(arguments: Arguments, dataset: DatasetDict) -> dict[str, Any]:
-    """What the labels determine of the config."""
+def _check_task(arguments: Arguments, dataset: DatasetDict) -> None:
+    """Raise RecipeError for a model that translates and data that do not, or the other way round."""
     problem_type, generates = problem_type_of(dataset), task_of(arguments.config_class).generates
     if generates != (problem_type == "translation"):
         raise RecipeError(
             f"model_type: {arguments.model.model_type} is for {'translation' if generates else 'labels'}, but the data set "
             f"{arguments.data.dataset} is for {problem_type}."
         )
-    if generates:
+
+
+def _label_fields(arguments: Arguments, dataset: DatasetDict) -> dict[str, Any]:
+    """What the labels determine of the config."""
+    problem_type = problem_type_of(dataset)
+    if problem_type == "translation":
         return {}
     labels = label_names_of(dataset)
     if not labels:
@@ -214,6 +219,7 @@ def build_processor(arguments: Arguments, dataset: DatasetDict) -> MultimodalPro
 
     Where the recipe says so, the processor also normalises feature sequences, as fitted on the training split.
     """
+    _check_task(arguments, dataset)
     checkpoint = arguments.model.model_name_or_path
     encoders = arguments.config.get("encoders") or {}
     text_checkpoint = arguments.model.text_model_name_or_path or checkpoint or encoder_sources(encoders).get("text")

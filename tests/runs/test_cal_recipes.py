@@ -68,7 +68,7 @@ def test_every_variant_can_be_built(path, folders, tmp_path):
         config = build_config(arguments, dataset, build_processor(arguments, dataset))
         assert list(config.encoders) == list(encoders)
         assert set(config.modalities) == set(encoders)
-        settings = training_arguments(arguments.training)
+        settings = training_arguments(arguments)
         assert settings.per_device_train_batch_size == 64
         assert settings.metric_for_best_model == "accuracy"
 

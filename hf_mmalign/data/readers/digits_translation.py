@@ -1,6 +1,6 @@
 """`digits-translation`, embedded: English sentences about a coloured digit, to be translated into German.
 
-    "this is a warm three on white paper"   →   "das ist eine rote Drei auf weißem Papier"   (or "eine gelbe")
+    "a warm three on white paper"   →   "eine rote Drei auf weißem Papier"   (or "eine gelbe")
 
 The English names a family of colours, warm (red or yellow) or cold (green or blue), where German has to say which colour it
 is, and the picture shows it. Within every split, each sentence is as often about the one colour as about the other, up to
@@ -24,7 +24,6 @@ _FAMILIES = {"warm": ("red", "yellow"), "cold": ("green", "blue")}
 _GERMAN_COLOURS = {"red": "rote", "yellow": "gelbe", "green": "grüne", "blue": "blaue"}
 _GERMAN_DIGITS = ("Null", "Eins", "Zwei", "Drei", "Vier", "Fünf", "Sechs", "Sieben", "Acht", "Neun")
 _PAPERS = (("black", "schwarzem"), ("white", "weißem"))
-_OPENINGS = (("this is", "das ist"), ("the picture shows", "das Bild zeigt"), ("here is", "hier ist"))
 
 
 def open_source() -> Source:
@@ -42,13 +41,12 @@ def _rows(pictures: np.ndarray, seed: int) -> Iterator[dict[str, Any]]:
     seen: dict[str, int] = {}
     for picture in rng.permutation(pictures).tolist():
         digit, family = int(digits.target[picture]), ("warm", "cold")[rng.randint(2)]
-        paper, opening = rng.randint(len(_PAPERS)), rng.randint(len(_OPENINGS))
-        text = f"{_OPENINGS[opening][0]} a {family} {DIGIT_NAMES[digit]} on {_PAPERS[paper][0]} paper"
+        paper = rng.randint(len(_PAPERS))
+        text = f"a {family} {DIGIT_NAMES[digit]} on {_PAPERS[paper][0]} paper"
         # The two colours of a sentence take turns, after a first one that is drawn.
         turn = seen.get(text, rng.randint(2))
         seen[text] = 1 - turn
         colour = _FAMILIES[family][turn]
-        digit_name = f"{_GERMAN_COLOURS[colour]} {_GERMAN_DIGITS[digit]}"
-        target = f"{_OPENINGS[opening][1]} eine {digit_name} auf {_PAPERS[paper][1]} Papier"
+        target = f"eine {_GERMAN_COLOURS[colour]} {_GERMAN_DIGITS[digit]} auf {_PAPERS[paper][1]} Papier"
         image = {"path": None, "bytes": png_of(digits.images[picture], names.index(colour), paper)}
         yield {"id": str(picture), "text": text, "image": image, TARGET: target}
