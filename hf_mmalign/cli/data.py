@@ -27,7 +27,7 @@ The folder is a data set that the format `table` reads; its README.md says how. 
 
 _FORMATS = (
     "table, digits-captions, digits-translation, digits-views (embedded), ave, crema-d, digits-av, easy-vqa, image-text, "
-    "iemocap, kinetics-sounds, mmimdb, mmsa, multi30k, multibench, mvsa-single, nyu-depth or ravdess"
+    "how2, iemocap, kinetics-sounds, mmimdb, mmsa, multi30k, multibench, mvsa-single, nyu-depth or ravdess"
 )
 _MOST_CLASSES_SHOWN = 30
 

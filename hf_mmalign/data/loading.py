@@ -71,6 +71,7 @@ FORMATS = {
     "digits-translation": Format("digits_translation", embedded=True),
     "digits-views": Format("digits", "open_views", embedded=True),
     "easy-vqa": Format("easy_vqa"),
+    "how2": Format("how2"),
     "iemocap": Format("iemocap"),
     "image-text": Format("image_text"),
     "kinetics-sounds": Format("kinetics_sounds"),
@@ -105,7 +106,7 @@ def load_multimodal_dataset(
 
     Args:
         name_or_format (`str`): A key of `FORMATS`: `digits-captions`, `digits-translation`, `digits-views` (embedded),
-            `ave`, `crema-d`, `digits-av`, `easy-vqa`, `iemocap`, `image-text`, `kinetics-sounds`, `mmimdb`, `mmsa`,
+            `ave`, `crema-d`, `digits-av`, `easy-vqa`, `how2`, `iemocap`, `image-text`, `kinetics-sounds`, `mmimdb`, `mmsa`,
             `multi30k`, `multibench`, `mvsa-single`, `nyu-depth`, `ravdess`, or `table` for any table of your own. The
             modules in `hf_mmalign.data.readers` describe each.
         path (`str`, *optional*): The file or folder, for a `table` also a data set's name on the Hub; none for embedded

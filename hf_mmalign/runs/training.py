@@ -30,20 +30,19 @@ from .build import (
     build_processor,
     check_data,
     check_streaming,
-    limit_text,
     load_data,
     metrics_of,
     primary_metric_of,
     read_arguments,
     shuffled,
     training_arguments,
-    warn_of_texts,
 )
 from .evaluation import RECIPE, RESULTS, robustness_of, score_split, started_in, write_card
 from .modality_encoders import encoder_sources
 from .recipe import Recipe, given_recipe
 from .resume import checkpoint_to_resume, refuse_to_overwrite
 from .tasks import task_of
+from .vocabulary import limit_text, warn_of_texts
 
 
 @dataclass

@@ -11,13 +11,19 @@ SIZES = {"vision": 5, "audio": 3}
 WIDTH = 8
 
 
+class TinyConfig(SimpleNamespace):
+    @property
+    def task(self):
+        return self.problem_type
+
+
 class TinyModel(MultimodalModelMixin, nn.Module):
     """Linear embeddings behind a class token (valid, no content), dropout, masked mean over all modalities, head."""
 
     def __init__(self, problem_type="single_label_classification", num_labels=2, seed=0):
         super().__init__()
         torch.manual_seed(seed)
-        self.config = SimpleNamespace(
+        self.config = TinyConfig(
             modalities=list(SIZES), feature_sizes=SIZES, problem_type=problem_type, num_labels=num_labels
         )
         self.embeddings = nn.ModuleDict({name: nn.Linear(size, WIDTH) for name, size in SIZES.items()})

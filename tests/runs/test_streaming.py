@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from hf_mmalign.cli.main import main
 from hf_mmalign.data import validation
-from hf_mmalign.runs import build
+from hf_mmalign.runs import build, vocabulary
 from tests.data.streamed_files import write_shards
 from tests.data.test_streams import write_webdataset
 
@@ -122,9 +122,9 @@ def test_the_second_run_makes_no_pass_over_the_training_rows(tmp_path, monkeypat
     values = {"normalize_features": True, "streaming": streaming} | ({} if streaming else {"shuffle_buffer_size": None})
     assert run(tmp_path, folder, **values) == 0
     passes = []
-    for name in ("validate_dataset", "train_tokenizer_on"):
-        made = getattr(build, name)
-        monkeypatch.setattr(build, name, lambda *a, name=name, made=made, **k: passes.append(name) or made(*a, **k))
+    for module, name in ((build, "validate_dataset"), (vocabulary, "train_tokenizer_on")):
+        made = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, name=name, made=made, **k: passes.append(name) or made(*a, **k))
     steps = validation.steps_of
     monkeypatch.setattr(
         "hf_mmalign.data.feature_statistics.steps_of", lambda *a: passes.append("statistics") or steps(*a)

@@ -24,7 +24,7 @@ from ..streams import as_rows_of_arrays
 from ..tables import arrow_tables, open_table
 from .options import require_boolean, require_choice, require_integer
 from .table_cells import Cells, is_numeric_list, kind_of, plain
-from .table_labels import Labels
+from .table_labels import Labels, Targets
 
 _BATCH = 256
 _FEW = 16  # where rows hold pictures or sounds
@@ -52,6 +52,7 @@ def open_source(
     group: str | None = None,
     audio: dict[str, Any] | str | None = None,
     nonfinite: str = "error",
+    target: str | None = None,
 ) -> Source:
     """Open a table.
 
@@ -78,8 +79,9 @@ def open_source(
             resampled), `n_mels` (64), `window_ms` (25), `hop_ms` (10). `"raw"` leaves sounds as they are, for an encoder
             that takes them so.
         nonfinite (`str`): `error`, or `replace` NaN and Inf among features by 0.
+        target (`str`, *optional*): The column of what `text` is to be translated into; then there is no label.
     """
-    rows, maker = _opened(path, columns, label, label_names, task, splits, id, group, audio, nonfinite)
+    rows, maker = _opened(path, columns, label, label_names, task, splits, id, group, audio, nonfinite, target)
     return Source(maker.features, {name: partial(maker.rows, data, name) for name, data in rows.items()})
 
 
@@ -112,6 +114,7 @@ def _opened(
     group: str | None,
     audio: dict[str, Any] | None,
     nonfinite: str,
+    target: str | None,
     keep: Keep | None = None,
 ) -> tuple[dict[str, Any], "RowMaker"]:
     """The rows of each split as the table has them, and what makes ours of them; with `keep`, of streams."""
@@ -132,9 +135,15 @@ def _opened(
     for name in (id, group):
         if name is not None:
             require_column(train, name, source)
-    cells = modality_cells(train, columns, {label, id, group, draw.get("group")}, audio, nonfinite, source)
+    cells = modality_cells(train, columns, {label, target, id, group, draw.get("group")}, audio, nonfinite, source)
     find_widths(cells, train)
-    labels = Labels.of(rows, label, label_names, task, source, keep)
+    labels: Labels | Targets
+    if target is None:
+        labels = Labels.of(rows, label, label_names, task, source, keep)
+    elif label_names is not None or task is not None:
+        raise DataError("it is to be translated into, so there are no label_names and no other task", field="target")
+    else:
+        labels = Targets.of(rows["train"], target, source)
     return rows, RowMaker(cells, labels, id, group)
 
 
@@ -307,12 +316,12 @@ class RowMaker:
 
     Attributes:
         cells (`list[Cells]`): A reader for each modality.
-        labels (`Labels`): Reads the label.
+        labels (`Labels` or `Targets`): Reads the label, or the text to translate into.
         id, group (`str`, *optional*): The table's columns of these.
     """
 
     cells: list[Cells]
-    labels: Labels
+    labels: Labels | Targets
     id: str | None
     group: str | None
 
@@ -322,7 +331,7 @@ class RowMaker:
         features: dict[str, Any] = {"id": Value("string")}
         features |= {cell.name: _column_type(cell) for cell in self.cells}
         features |= {"group": Value("string")} if self.group is not None else {}
-        return Features(features | {"label": self.labels.type})
+        return Features(features | {self.labels.name: self.labels.type})
 
     def columns(self, data: Dataset | IterableDataset) -> list[str]:
         """The table's columns that are read."""
@@ -346,7 +355,7 @@ class RowMaker:
         result |= {cell.name: cell(value, row, split) for cell, value in zip(self.cells, values, strict=False)}
         if self.group is not None:
             result["group"] = str(rest[self.group])
-        return result | {"label": self.labels(rest.get(self.labels.column), row, split)}
+        return result | {self.labels.name: self.labels(rest.get(self.labels.column), row, split)}
 
     def stream(self, data: IterableDataset) -> IterableDataset:
         """The training split as a stream of our rows."""

@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, IterableDataset, List, Value
 
 from ..errors import DataError
+from ..schema import TARGET
 from ..tables import arrow_tables
 from .options import require_choice
 
@@ -34,6 +35,7 @@ class Labels:
     task: str
     names: list[str]
     source: Path
+    name: ClassVar[str] = "label"
 
     @classmethod
     def of(
@@ -119,6 +121,41 @@ class Labels:
     @property
     def _ids(self) -> dict[str, int]:
         return {name: index for index, name in enumerate(self.names)}
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Reads the cells of a column of texts to translate into.
+
+    Attributes:
+        column (`str`): The table's name of it.
+        source (`Path`): The table, for errors.
+    """
+
+    column: str
+    source: Path
+    name: ClassVar[str] = TARGET
+    type: ClassVar[Value] = Value("string")
+
+    @classmethod
+    def of(cls, train: Dataset, column: str, source: Path) -> "Targets":
+        """Raises DataError if the column is missing, or holds no text."""
+        if column not in train.features:
+            raise DataError(
+                f"there is no such column; the table has {list(train.features)}", file=source, field=str(column)
+            )
+        kind = train.features[column]
+        if getattr(kind, "dtype", None) not in ("string", "large_string"):
+            raise DataError(f"a column of type {kind} is no text to translate into", file=source, field=column)
+        return cls(column, source)
+
+    def __call__(self, value: Any, row: int, split: str) -> str | None:
+        """A row's text; None where it is missing or empty. Raises DataError in training."""
+        if not value and split == "train":
+            raise DataError(
+                "a training row needs a translation", file=self.source, row=row, field=f"{split}.{self.column}"
+            )
+        return value or None
 
 
 def as_name(value: Any) -> str:
