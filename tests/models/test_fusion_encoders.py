@@ -140,6 +140,9 @@ def test_a_blank_is_never_encoded(kind):
     buffers = dict(model.named_buffers())
     for key, buffer in twin.named_buffers():
         assert_close(buffers[key], buffer)
+    before = {key: buffer.clone() for key, buffer in buffers.items() if "running" in key}
+    model(**rows_of(batch, [2, 2])).logits.sum().backward()
+    assert_close({key: buffers[key] for key in before}, before, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -249,7 +250,7 @@ def encode(encoder: nn.Module, traits: EncoderTraits, inputs: Mapping[str, Tenso
     """Run an encoder on a batch of one raw modality.
 
     A sample that misses it is encoded as a copy of one that does not, so that neither batch norms nor attention see a
-    blank; its tokens are masked.
+    blank; its tokens are masked. If no sample has it, running statistics stay as they were.
 
     Args:
         encoder (`nn.Module`): Of :func:`build_encoder` or :func:`load_encoder`.
@@ -265,14 +266,24 @@ def encode(encoder: nn.Module, traits: EncoderTraits, inputs: Mapping[str, Tenso
     rows = _stand_ins(present)
     values, seen = values[rows], mask[rows]
     seen = seen | ~seen.flatten(1).any(dim=1).view(-1, *[1] * (seen.dim() - 1))  # if no sample has it
-    call = _CALLS[KINDS[traits.main_input]]
+    call, statistics = _CALLS[KINDS[traits.main_input]], _running_statistics(encoder)
+    before = [value.clone() for value in statistics]
     tokens, valid = call(
         encoder, traits, values if values.dtype == torch.long else values.to(dtype), seen, inputs, rows
     )
+    for value, former in zip(statistics, before, strict=True):
+        # Behind autograd's back, as the layers themselves do it: backward reads the batch's own statistics.
+        value.data.copy_(torch.where(present.any(), value, former))
     if tokens.shape[-1] != traits.width:
         raise ValueError(f"{type(encoder).__name__} gives tokens of width {tokens.shape[-1]}, and not {traits.width}.")
     valid = valid & present.unsqueeze(1)
     return ModalityEmbedding(tokens, valid, valid)
+
+
+def _running_statistics(encoder: nn.Module) -> list[Tensor]:
+    """Running means and variances that a forward pass changes."""
+    norms = [module for module in encoder.modules() if isinstance(module, _BatchNorm) and module.training]
+    return [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
 
 
 def _stand_ins(present: Tensor) -> Tensor:
