@@ -8,6 +8,15 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
+from hf_mmalign import (
+    FusionConfig,
+    FusionForSequenceClassification,
+    MultimodalCollator,
+    MultimodalProcessor,
+    MultimodalTrainer,
+    MultimodalTrainingArguments,
+    load_multimodal_dataset,
+)
 from hf_mmalign.cli.main import main
 from hf_mmalign.data import validation
 from hf_mmalign.runs import build, vocabulary
@@ -85,6 +94,35 @@ def test_the_first_rows_only(tmp_path):
     words = json.loads((tmp_path / "out/tokenizer.json").read_text())["model"]["vocab"]
     assert "5" in words
     assert "6" not in words  # of the seventh text
+
+
+def test_from_python_as_from_a_recipe(tmp_path):
+    folder = write_shards(tmp_path / "data", "jsonl")
+    columns = {"face": "face", "mfcc": "mfcc"}
+    data = load_multimodal_dataset("table", folder, streaming=True, columns=columns, label="mood")
+    processor = MultimodalProcessor().fit_features(data["train"])
+    collator = MultimodalCollator.from_dataset(processor, data)
+    model = FusionForSequenceClassification(FusionConfig(feature_sizes=collator.modalities, num_labels=2))
+    trainer = MultimodalTrainer(
+        model,
+        MultimodalTrainingArguments(
+            str(tmp_path / "out"), max_steps=6, save_strategy="no", disable_tqdm=True, report_to="none"
+        ),
+        train_dataset=data["train"].shuffle(seed=0, buffer_size=8),
+        eval_dataset=data["validation"],
+        data_collator=collator,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 6
+    assert trainer.evaluate()["eval_loss"] > 0
+    assert trainer.evaluate(data["train"])["eval_runtime"] > 0  # its rows once, in their order
+    trainer.save_model(str(tmp_path / "out"))
+    assert main(["robustness", str(tmp_path / "out"), *_data_of(folder, columns), "--noise_amplitude", "1"]) == 0
+
+
+def _data_of(folder, columns) -> list[str]:
+    options = json.dumps({"columns": columns, "label": "mood"})
+    return ["--dataset", "table", "--dataset_path", str(folder), "--dataset_options", options]
 
 
 @pytest.mark.parametrize(
