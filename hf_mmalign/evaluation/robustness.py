@@ -101,9 +101,11 @@ def measure_robustness(
         `to_markdown()` and `save(folder)` give table, JSON and plot.
 
     Raises:
-        ValueError: If the data are empty or have no labels, or an argument is out of its range (it is named).
+        ValueError: If the data are a stream, empty or have no labels, or an argument is out of its range (it is named).
     """
     config = model.config
+    if not hasattr(dataset, "__len__"):
+        raise ValueError("The data set to evaluate on is a stream; it is read many times, so pass a datasets.Dataset.")
     if len(dataset) == 0:
         raise ValueError("The data set to evaluate on is empty.")
     if compute_metrics is None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from datasets import IterableDataset
 from transformers import AutoConfig
 from transformers.utils import CONFIG_NAME
 
@@ -131,7 +132,7 @@ def evaluate(folder: str | Path, /, split: str = "test", **keys: Any) -> dict[st
         DataError: If the data cannot be read or are not for the model.
     """
     model, processor, arguments, dataset = load_run(folder, keys)
-    check_split(dataset, split)
+    check_split(dataset, split, may_be_stream=True)
     no_training = {
         "eval_strategy": "no",
         "save_strategy": "no",
@@ -185,10 +186,13 @@ def robustness(folder: str | Path, /, split: str = "test", **keys: Any) -> Robus
     return report
 
 
-def check_split(dataset, split: str) -> None:
-    """Raise RecipeError unless the data set has this split."""
+def check_split(dataset, split: str, may_be_stream: bool = False) -> None:
+    """Raise RecipeError unless the data set has this split, and its rows at hand."""
     if split not in dataset:
         raise RecipeError(f"The data set has the splits {list(dataset)}, not {split!r}.")
+    if isinstance(dataset[split], IterableDataset) and not may_be_stream:
+        others = [name for name in dataset if name != split]
+        raise RecipeError(f"The split {split!r} is a stream, and this takes rows at hand, as those of {others}.")
 
 
 def score_split(trainer: MultimodalTrainer, dataset, prefix: str) -> dict[str, float]:

@@ -15,6 +15,7 @@ from hf_mmalign import (
     MultimodalProcessor,
     MultimodalTrainer,
     MultimodalTrainingArguments,
+    evaluate_robustness,
     load_multimodal_dataset,
 )
 from hf_mmalign.cli.main import main
@@ -70,7 +71,15 @@ def test_from_shards_to_a_folder_that_is_evaluated_and_resumed(tmp_path, capsys)
     assert (tmp_path / "out/robustness.md").exists()
     state = json.loads((tmp_path / "out/trainer_state.json").read_text())
     assert [entry["step"] for entry in state["log_history"] if "eval_loss" in entry] == [4, 8, 12]
-    assert main(["evaluate", str(tmp_path / "out"), "--split", "test"]) == 0
+    for split in ("test", "train"):  # of the stream the rows once
+        assert main(["evaluate", str(tmp_path / "out"), "--split", split]) == 0
+    capsys.readouterr()
+    for command in (["robustness"], ["plot", "confusion"]):
+        assert main([*command, str(tmp_path / "out"), "--split", "train"]) == 2
+        assert (
+            "'train' is a stream, and this takes rows at hand, as those of ['validation', 'test']"
+            in capsys.readouterr().err
+        )
     # The run goes on in the second pass of five batches, and equals the one that was not interrupted.
     (tmp_path / "again").mkdir()
     (tmp_path / "out/checkpoint-8").rename(tmp_path / "again/checkpoint-8")
@@ -115,7 +124,8 @@ def test_from_python_as_from_a_recipe(tmp_path):
     trainer.train()
     assert trainer.state.global_step == 6
     assert trainer.evaluate()["eval_loss"] > 0
-    assert trainer.evaluate(data["train"])["eval_runtime"] > 0  # its rows once, in their order
+    with pytest.raises(ValueError, match="is a stream; it is read many times"):
+        evaluate_robustness(model, data["train"], data_collator=collator)
     trainer.save_model(str(tmp_path / "out"))
     assert main(["robustness", str(tmp_path / "out"), *_data_of(folder, columns), "--noise_amplitude", "1"]) == 0
 
