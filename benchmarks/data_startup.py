@@ -148,6 +148,7 @@ def measure(rows: int, mode: str, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
+    parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
     parser.add_argument("--json", type=Path, help="Also write the figures there.")
     parser.add_argument("--start", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -162,7 +163,7 @@ def main() -> None:
             (folder / "data").mkdir()
             write_data(folder / "data", rows)
             size = sum(file.stat().st_size for file in (folder / "data").iterdir()) / 2**20
-            for mode in MODES:
+            for mode in arguments.modes:
                 result = measure(rows, mode, folder) | {"files_mib": size}
                 results.append(result)
                 memory = max(result["first_memory_mib"], result["second_memory_mib"])
