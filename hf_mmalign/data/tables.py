@@ -72,6 +72,8 @@ def open_table(source: str | Path, files: Mapping[str, str] | None = None, *, st
             table = DatasetDict(_from_arrays(path))
         else:
             table = _load(path, str(source), files, streaming)
+            if streaming and path.exists():
+                table = type(table)({name: _in_small_parts(data) for name, data in table.items()})
         return type(table)({name: _undecoded(data) for name, data in table.items()})
     except _UNREADABLE as error:
         if isinstance(error, DataError):
@@ -113,6 +115,13 @@ def _from_disk(path: Path, streaming: bool) -> Any:
             }
         )
     return table
+
+
+def _in_small_parts(data: IterableDataset) -> IterableDataset:
+    """A stream of Parquet files row group by row group, for pyarrow reads ahead in a file, often to its end, and several
+    are read at the same time. (A `datasets` that cannot do it reads one after the other; on the Hub it would ask for every
+    file first.)"""
+    return data.reshard() if hasattr(data, "reshard") else data
 
 
 def arrow_tables(

@@ -1,6 +1,7 @@
 """A training stream as a Trainer needs it: without an end, and divided among processes without loss or waiting."""
 
 from collections.abc import Callable, Iterator
+from inspect import signature
 from itertools import count
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from transformers import TrainingArguments
 
 from ..perturbation.noisy_data import RowNoise
+
+# Files for each process, from which on one more or less makes little difference.
+_MANY = 8
 
 
 class EndlessStream(TorchIterableDataset):
@@ -43,13 +47,19 @@ class EndlessStream(TorchIterableDataset):
         self.skipped_batches = 0
 
     @property
+    def _strategy(self) -> dict[str, str]:
+        """With many files, each process reads its own, even where their number does not divide evenly."""
+        many = self.world_size > 1 and self.stream.num_shards >= _MANY * self.world_size
+        return {"strategy": "shards"} if many and "strategy" in signature(split_dataset_by_node).parameters else {}
+
+    @property
     def num_shards(self) -> int:
         """How many workers can read at the same time."""
         return self._pass(0).num_shards
 
     def _pass(self, number: int) -> IterableDataset:
         # A new object: workers share the memory that tells an object's epoch, and may be in different passes.
-        share = split_dataset_by_node(self.stream, self.rank, self.world_size)
+        share = split_dataset_by_node(self.stream, self.rank, self.world_size, **self._strategy)
         share.set_epoch(number)
         return share
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 from PIL import Image
@@ -51,6 +52,16 @@ def test_a_stream_has_the_rows_of_the_table(tmp_path, form):
     assert row["id"] is None
     again = pickle.loads(pickle.dumps(data["train"]))  # for workers that are not forked
     assert content(next(iter(again))) == content(row)
+
+
+@pytest.mark.skipif(not hasattr(IterableDataset, "reshard"), reason="this version of datasets reads whole files")
+def test_of_parquet_no_more_than_a_row_group_is_read_at_a_time(tmp_path):
+    """What is read ahead of a file, often all of it, is held in memory, and so for each of the files that are mixed."""
+    folder = write_shards(tmp_path / "data", "parquet")
+    pq.write_table(pq.read_table(folder / "train-2.parquet"), folder / "train-2.parquet", row_group_size=2)
+    data = stream(folder, tmp_path / "c")
+    assert data["train"].num_shards == 2 + 4  # two files with all rows in one, and eight rows in four
+    assert [row["text"] for row in data["train"]][-1] == "train text 19"
 
 
 def test_files_are_named_and_rows_by_their_column(tmp_path):

@@ -26,7 +26,7 @@ def joined(lists) -> list[int]:
     return list(chain.from_iterable(lists))
 
 
-@pytest.mark.parametrize("sizes", [[6, 6, 6, 6], [1, 11, 7, 3], [5, 9, 2], [13]])
+@pytest.mark.parametrize("sizes", [[6, 6, 6, 6], [1, 11, 7, 3], [5, 9, 2], [13], [1, 3] * 13])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_in_each_pass_the_processes_together_see_each_row_once(sizes, world_size):
     stream, total = numbered_stream(sizes), sum(sizes)
