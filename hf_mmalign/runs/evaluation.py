@@ -55,7 +55,8 @@ def load_run(folder: str | Path, keys: Mapping[str, Any] | None = None):
     model = load_model(folder)
     processor, dataset = MultimodalProcessor.from_pretrained(folder), load_data(arguments.data)
     if not has_recipe(folder):  # nobody has seen yet whether these data are for this model
-        model.config.problem_type = model.config.task or problem_type_of(dataset)
+        if model.config.task is None:
+            model.config.problem_type = problem_type_of(dataset)
         check_data(dataset, model.config, processor)
     return model, processor, arguments, dataset
 

@@ -1,6 +1,7 @@
 """Translation from a recipe to a folder, and what is done with the folder."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -8,6 +9,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from hf_mmalign import runs
 from hf_mmalign.cli.main import main
+from hf_mmalign.data.errors import DataError
 from hf_mmalign.data.loading import load_multimodal_dataset
 from hf_mmalign.runs.errors import RecipeError
 
@@ -67,6 +69,15 @@ def test_a_saved_folder_is_evaluated_as_it_was_in_training(translator, capsys):
     saved = json.loads((translator.folder / "evaluation_validation.json").read_text())
     for name in ("bleu", "chrf", "meteor", "loss"):
         assert saved[name] == pytest.approx(translator.results["validation"][name], rel=1e-3)
+
+
+def test_a_folder_that_a_script_saved_is_told_its_data(translator, tmp_path):
+    folder = shutil.copytree(translator.folder, tmp_path / "saved")
+    (folder / "recipe.yaml").unlink()
+    found = runs.evaluate(folder, dataset="digits-translation", max_eval_samples=60)
+    assert found["bleu"] == pytest.approx(translator.results["test"]["bleu"])
+    with pytest.raises(DataError, match="the labels are for single_label_classification, the model is for translation"):
+        runs.evaluate(folder, dataset="digits-captions", max_eval_samples=60)
 
 
 def test_robustness_shows_what_the_picture_is_for(translator):
@@ -141,7 +152,6 @@ def test_a_look_at_the_data(capsys):
 
 
 def test_targets_that_are_missing_in_training_are_found(tmp_path):
-    from hf_mmalign.data.errors import DataError
     from hf_mmalign.data.validation import validate_dataset
 
     data = load_multimodal_dataset("digits-translation")
