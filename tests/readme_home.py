@@ -15,6 +15,8 @@ from transformers import (
     BertForMaskedLM,
     BertModel,
     BertTokenizerFast,
+    TimmWrapperConfig,
+    TimmWrapperModel,
     ViltConfig,
     ViltForMaskedLM,
     ViltImageProcessor,
@@ -39,13 +41,22 @@ def furnish(home: Path) -> None:
     ViltForMaskedLM(ViltConfig(**BERT, image_size=32, patch_size=8)).save_pretrained(vilt)
     pictures = ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=8)
     ViltProcessor(pictures, tokenizer).save_pretrained(vilt)
-    for name, kind in (("google-bert/bert-base-uncased", BertForMaskedLM), ("all-MiniLM-L6-v2", BertModel)):
-        folder = home / name if "/" in name else home / "sentence-transformers" / name
+    for name, kind in (
+        ("google-bert/bert-base-uncased", BertForMaskedLM),
+        ("sentence-transformers/all-MiniLM-L6-v2", BertModel),
+        ("encoders/minilm", BertModel),
+    ):
+        folder = home / name
         kind(BertConfig(**BERT)).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    seen = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0, "interpolation": "bicubic"}
+    layers = {"layers": [1, 1, 1, 1], "channels": [4, 4, 4, 6], "stem_width": 4}
+    stem = TimmWrapperConfig(architecture="resnet10t", num_labels=0, pretrained_cfg=seen, model_args=layers)
+    TimmWrapperModel(stem).save_pretrained(home / "encoders" / "efficientnet-lite0")
     rng = np.random.default_rng(0)
     picture(rng).save(home / "photo.jpg")
     _memes(home / "data" / "hateful_memes", rng)
+    _memes(home / "PATH" / "TO" / "mvsa-single", rng, test_label=True)
     _reviews(home / "reviews.csv", rng, 60, labelled=True)
     _reviews(home / "new.csv", rng, 5, labelled=False)
 
@@ -58,14 +69,14 @@ def _sentence(rng: np.random.Generator) -> str:
     return " ".join(rng.choice(WORDS, 4))
 
 
-def _memes(folder: Path, rng: np.random.Generator) -> None:
+def _memes(folder: Path, rng: np.random.Generator, test_label: bool = False) -> None:
     (folder / "img").mkdir(parents=True)
     for split, first in (("train", 0), ("dev", 8), ("test", 12)):
         rows = []
         for number in range(first, first + (8 if split == "train" else 4)):
             picture(rng).save(folder / "img" / f"{number:05d}.png")
             row = {"id": number, "img": f"img/{number:05d}.png", "text": _sentence(rng)}
-            rows.append(json.dumps(row | ({} if split == "test" else {"label": number % 2})))
+            rows.append(json.dumps(row | ({} if split == "test" and not test_label else {"label": number % 2})))
         (folder / f"{split}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 

@@ -42,6 +42,9 @@ RUN = {
     "hf-mmalign robustness runs/reviews": SHORT[2:],
     "hf-mmalign predict runs/reviews new.csv": [],
     "hf-mmalign data extract reviews.csv": [],
+    "hf-mmalign data extract PATH/TO/mvsa-single": [],
+    "hf-mmalign sweep fusion/mvsa-single-linear": SHORT,
+    "hf-mmalign predict runs/mvsa-linear/mvsa-single-linear/weight_decay=0.3/seed=0 mvsa-features/test": [],
 }
 # Studies of minutes to hours on data that are not here: every variant, cell and argument is checked, nothing is trained.
 READ = {
@@ -204,6 +207,13 @@ def check_benchmark(command: list[str], monkeypatch) -> None:
     assert [word for word in command if word.startswith("--") and word not in text.getvalue()] == []
 
 
+def check_pip(command: list[str], monkeypatch) -> None:
+    """What it installs is what the script after it asks for."""
+    script = (ROOT / "benchmarks" / "encoders_without_a_hub.py").read_text(encoding="utf-8")
+    assert command[1] == "install"
+    assert all(f'"{name}"' in script for name in command[2:])
+
+
 def check_clone(command: list[str], monkeypatch) -> None:
     assert command == ["git", "clone", "<this", "repository>"]
 
@@ -215,6 +225,7 @@ def check_folder(command: list[str], monkeypatch) -> None:
 CHECKS = {
     "hf-mmalign": check_ours,
     "make": check_make,
+    "pip": check_pip,
     "python": check_benchmark,
     "git": check_clone,
     "cd": check_folder,
