@@ -223,6 +223,11 @@ class MultimodalModelMixin:
         return {}
 
     @property
+    def has_unimodal_heads(self) -> bool:
+        """Whether its outputs have `unimodal_logits`, so that evaluation can score each modality's own head."""
+        return False
+
+    @property
     def modules_outside_backbone(self) -> list[str]:
         """Submodules beside the pretrained backbone, which take `learning_rate` where it has a rate of its own."""
         return ["classifier"]

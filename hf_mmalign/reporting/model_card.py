@@ -83,7 +83,7 @@ def write_model_card(
     """
     folder, config = Path(folder), model.config
     method = METHODS[_checked_method(method, config)]
-    scores = _scores(results)
+    scores = _scores(results, config.modalities)
     name = (repo_id or folder.resolve().name).rsplit("/", 1)[-1]
     base_model = _hub_id(base_model or (recipe or {}).get("model_name_or_path"))
     ids = list(dataset_ids) or ([_hub_name(dataset_name)] if dataset_name else [])
@@ -183,14 +183,17 @@ def _definitions(metrics: list[str]) -> list[tuple[str, str]]:
     return [(METRICS[name].label, METRICS[name].definition) for name in dict.fromkeys(metrics) if name in METRICS]
 
 
-def _scores(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """The clean metrics by split; a loss is no score to compare models by."""
+def _scores(results: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The clean metrics by split. A loss is no score to compare models by, nor is that of a head beside the prediction."""
+    beside = tuple(f"_{name}" for name in modalities)
     scores: dict[str, dict[str, float]] = {}
     for split, values in results.items():
         if split in ("train", "signatures") or not isinstance(values, Mapping):
             continue
         scores[split] = {
-            name: value for name, value in values.items() if name != "loss" and not name.startswith("loss_")
+            name: value
+            for name, value in values.items()
+            if name != "loss" and not name.startswith("loss_") and not name.endswith(beside)
         }
         for name, value in scores[split].items():
             if isinstance(value, bool) or not isinstance(value, int | float):

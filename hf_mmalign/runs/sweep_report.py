@@ -149,11 +149,24 @@ def _score_tables(outcome: dict[str, Any]) -> list[str]:
     if len(names) > 1:
         rows = [[name, *(test_score(name, key) for key in names)] for name in variants]
         lines += ["## All metrics on the test split", "", markdown_table(["variant", *labels], rows)]
+    lines += _unimodal_table(variants, metric)
     if compared:
         values = {name: list(row.values()) for name, row in differences.items()}
         rule = bold_rule(itertools.chain(*values.values()), reference, _repeated_over(variants))
         lines += [rule, "", difference_table(values, labels, reference)]
     return lines
+
+
+def _unimodal_table(variants: dict[str, Any], metric: str) -> list[str]:
+    """The primary metric of each modality's own head; nothing where no variant has such heads."""
+    found = [key for of in variants.values() for key in _repetitions(of)[0][0]["test"] if key.startswith(f"{metric}_")]
+    names = list(dict.fromkeys(found))
+    if not names:
+        return []
+    rows = [[name, *(str(_score(of, "test", key)) for key in names)] for name, of in variants.items()]
+    label = metric_label(metric, GREATER_IS_BETTER.get(metric))
+    header = [f"{label} of the head on", *(key.removeprefix(f"{metric}_") for key in names)]
+    return ["## Each modality's own head on the test split", "", markdown_table(header, rows)]
 
 
 def _budget_note(variants: dict[str, Any]) -> list[str]:

@@ -29,6 +29,7 @@ from .modulation import Modulation
 from .random_state import unchanged_random_state
 from .streams import EndlessStream, stream_loader
 from .told import scores_of_these_weights, shaping_arguments
+from .unimodal_scores import UnimodalScores
 
 
 class MultimodalTrainer(Trainer):
@@ -45,6 +46,8 @@ class MultimodalTrainer(Trainer):
       `modality_optimizers` optimizers of their own.
     - `gradient_modulation` scales the modalities' gradients, or learning rates, by what they contribute (see
       [`~trainer.modulation.Modulation`]), and logs it as `phi_<modality>`, `coefficient_<modality>`, ….
+    - Of a model with `unimodal_heads` evaluation also scores each of these, as `<metric>_<modality>`, over the samples that
+      have the modality.
     - Without a `processing_class`, it is the processor of a [`MultimodalCollator`], and saved with the model as such.
     - `modality_dropout` takes modalities from training samples (see [`~perturbation.modality_dropout.ModalityDropout`]).
     - `train_noise` puts noise on the raw inputs of training samples (see [`~perturbation.noisy_data.NoisyDataset`]).
@@ -86,6 +89,7 @@ class MultimodalTrainer(Trainer):
         self._train_counts: dict[str, int] = {}
         self._eval_sums: dict[str, torch.Tensor] = {}
         self._eval_counts: dict[str, int] = {}
+        self._unimodal: UnimodalScores | None = None
         self._parameter_with_rate: dict[str, nn.Parameter] = {}
         self._used_rates: dict[str, float] = {}
 
@@ -311,6 +315,8 @@ class MultimodalTrainer(Trainer):
             self._count_components(outputs["losses"], outputs["logits"].shape[0], training=model.training)
             if self.modulation is not None and model.training:
                 self.modulation.observe(inputs, outputs)
+            if self._unimodal is not None and not model.training:
+                self._unimodal.add(outputs)
         return (loss, outputs) if return_outputs else loss
 
     def _loss_with_own_task(self, model, inputs, num_items_in_batch):
@@ -355,11 +361,27 @@ class MultimodalTrainer(Trainer):
 
     def evaluation_loop(self, dataloader, description, *positional, metric_key_prefix="eval", **keywords):
         self._eval_sums, self._eval_counts = {}, {}
-        output = super().evaluation_loop(
-            dataloader, description, *positional, metric_key_prefix=metric_key_prefix, **keywords
-        )
+        self._unimodal = self._new_unimodal_scores()
+        hooks = [] if self._unimodal is None else [self._unimodal.hook]
+        with perturbed(self.multimodal_model, *hooks):
+            output = super().evaluation_loop(
+                dataloader, description, *positional, metric_key_prefix=metric_key_prefix, **keywords
+            )
         output.metrics.update(self._mean_components(self._eval_sums, self._eval_counts, f"{metric_key_prefix}_"))
+        if self._unimodal is not None:
+            own = self._unimodal.metrics(self.compute_metrics, output.label_ids)
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in own.items()})
+            self._unimodal = None
         return output
+
+    def _new_unimodal_scores(self) -> UnimodalScores | None:
+        model = self.multimodal_model
+        if not isinstance(model, MultimodalModelMixin) or not model.has_unimodal_heads:
+            return None
+        # Metrics that see a batch at a time have a state, and DataParallel's replicas have hooks of their own.
+        if self.compute_metrics is None or self.args.batch_eval_metrics or self.args.n_gpu > 1:
+            return None
+        return UnimodalScores(model.config.modalities, self.accelerator.gather_for_metrics)
 
 
 def _listed(names: str | list[str] | None) -> list[str]:

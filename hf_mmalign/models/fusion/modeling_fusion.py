@@ -213,6 +213,10 @@ class FusionForSequenceClassification(ModalityEncodersMixin, PreTrainedModel):
         return {} if self.bottleneck is None else self.bottleneck.set_coefficients(coefficients)
 
     @property
+    def has_unimodal_heads(self) -> bool:
+        return len(self.unimodal_heads) > 0
+
+    @property
     def modules_outside_backbone(self) -> list[str]:
         # Without any encoder of others, its own ones are what has a rate apart from the head's.
         own = [f"encoders.{name}" for name in self.encoders if name not in self._traits] if self._traits else []
