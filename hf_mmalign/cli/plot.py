@@ -31,6 +31,24 @@ def add_parser(subparsers) -> None:
     )
     command.add_argument("--method", choices=("pca", "tsne"), default="pca", help="projection (default: pca)")
 
+    command = _add(
+        commands,
+        "features",
+        _features,
+        "what the classifier reads of each modality and of all, before and after training",
+        overrides,
+    )
+    command.add_argument(
+        "run_folders", metavar="RUN", nargs="+", help="output_dir of a run; several are shown side by side"
+    )
+    command.add_argument("--split", default="test", help="split to encode (default: test)")
+    command.add_argument("--method", choices=("pca", "tsne"), default="pca", help="projection (default: pca)")
+
+    command = _add(
+        commands, "contributions", _contributions, "what each modality contributed over the epochs, beside the scores"
+    )
+    command.add_argument("run_folders", metavar="RUN", nargs="+", help="output_dir of a run; several are its seeds")
+
     command = _add(commands, "heat-map", _heat_map, "a sweep's scores on validation over two arguments")
     command.add_argument("sweep_folder", metavar="SWEEP", help="output_dir of a sweep")
     command.add_argument("--rows", metavar="KEY", help="argument down the side; needed where more than two vary")
@@ -67,6 +85,24 @@ def _modality_gap(args: argparse.Namespace, rest: list[str]) -> int:
         **parse_overrides(rest),
     )
     print(picture)
+    return 0
+
+
+def _features(args: argparse.Namespace, rest: list[str]) -> int:
+    from .. import runs
+    from ..runs.recipe import parse_overrides
+
+    picture = runs.draw_features(
+        args.run_folders, args.split, method=args.method, output=args.output, **parse_overrides(rest)
+    )
+    print(picture)
+    return 0
+
+
+def _contributions(args: argparse.Namespace) -> int:
+    from .. import runs
+
+    print(runs.draw_contributions(args.run_folders, output=args.output))
     return 0
 
 

@@ -10,6 +10,9 @@ from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader
 
 from ..models.modeling_base import ModalityEmbedding, MultimodalModelMixin
+from ..perturbation.modalities import MissingModality
+
+FUSED = "fused"
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,55 @@ def predict(
         np.concatenate(labels) if labels else None,
         {name: np.concatenate(parts) for name, parts in features.items() if parts},
     )
+
+
+@torch.no_grad()
+def decision_features(
+    model: MultimodalModelMixin, dataset: Any, data_collator: Callable[[list], dict[str, Any]], batch_size: int = 64
+) -> dict[str, np.ndarray]:
+    """What a model's classifier reads, of all modalities and of each alone: vectors of one space, whatever the model.
+
+    Returns:
+        `dict[str, np.ndarray]`: `(N, d)` float32 under `"fused"`, then `(N_m, d)` by modality, of the `N_m` samples that
+        have it, with all others masked.
+
+    Raises:
+        ValueError: If the data set is empty.
+    """
+    if len(dataset) == 0:
+        raise ValueError("The data set to predict is empty.")
+    model.eval()
+    modalities = list(model.config.modalities)
+    features: dict[str, list[np.ndarray]] = {name: [] for name in (FUSED, *modalities)}
+    seen: list[dict[str, ModalityEmbedding]] = []
+    read: list[torch.Tensor] = []
+
+    def keep(name: str, rows: torch.Tensor | slice) -> None:
+        features[name].append(read[-1][rows].float().cpu().numpy())
+        read.clear()
+
+    def observe(embeddings: dict[str, ModalityEmbedding]) -> dict[str, ModalityEmbedding]:
+        seen.append(dict(embeddings))
+        return embeddings
+
+    handles = [
+        model.register_modality_hook(observe),
+        model.classifier.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].flatten(1))),
+    ]
+    try:
+        for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=data_collator):
+            inputs = send_to_device({key: value for key, value in batch.items() if key != "labels"}, model.device)
+            seen.clear()
+            model(**inputs)
+            embeddings = seen[0]
+            keep(FUSED, slice(None))
+            for name in embeddings:
+                alone = embeddings
+                for other in (other for other in embeddings if other != name):
+                    alone = MissingModality(other, mode="mask")(alone)
+                model.logits_of_embeddings(alone, inputs)
+                keep(name, embeddings[name].present)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: np.concatenate(parts) for name, parts in features.items() if parts}

@@ -16,6 +16,8 @@ _PUBLIC = {
     "SweepOutcome": "sweeps",
     "TrainedRun": "training",
     "draw_confusion": "pictures",
+    "draw_contributions": "pictures",
+    "draw_features": "pictures",
     "draw_heat_map": "pictures",
     "draw_modality_gap": "pictures",
     "evaluate": "evaluation",

@@ -1,23 +1,26 @@
 """Pictures of a saved run or sweep, each a PNG."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-from transformers import set_seed
+from transformers import AutoConfig, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
-from ..evaluation.inference import predict
+from ..evaluation.inference import decision_features, predict
 from ..evaluation.metrics import sentiment_levels, sims_levels
 from ..reporting.confusion import plot_confusion_matrix
+from ..reporting.contributions import plot_contributions
+from ..reporting.feature_scatter import plot_feature_scatter
 from ..reporting.modality_gap import plot_modality_gap
 from ..reporting.plots import save_figure
 from ..reporting.sweep_grid import plot_sweep_grid
 from .build import build_collator, build_config, build_model
-from .evaluation import RECIPE, check_split, has_recipe, load_run
+from .evaluation import RECIPE, RESULTS, check_split, has_recipe, load_run
 from .modality_encoders import encoder_sources
 from .recipe import RecipeError
 
@@ -104,6 +107,97 @@ def draw_modality_gap(
     }
     figure = plot_modality_gap(panels, method=method, seed=run.seed)
     return save_figure(figure, output or run.folder / f"modality-gap-{split}.png")
+
+
+def draw_features(
+    folders: str | Path | Sequence[str | Path],
+    /,
+    split: str = "test",
+    *,
+    method: str = "pca",
+    output: str | Path | None = None,
+    **keys: Any,
+) -> Path:
+    """What the classifier reads of all modalities and of each alone, in one projection of all runs.
+
+    Args:
+        folders (`str`, `Path` or a sequence of them): Runs whose classifiers read vectors of one width. The first panel is
+            the first run before training, where its recipe tells what that was.
+        split (`str`): Split to encode.
+        method (`str`): Projection, `"pca"` or `"tsne"`.
+        output (`str` or `Path`, *optional*): Where the picture goes, into the first folder by default.
+        keys: Values over those of the runs' recipes.
+
+    Returns:
+        The picture's path.
+    """
+    folders = _listed(folders)
+    panels: dict[str, dict[str, np.ndarray]] = {}
+    for folder, name in zip(folders, _telling_names(folders), strict=True):
+        run = _Run(folder, keys)
+        run.check_split(split)
+        sides = [(run.untrained(), "before training")] if not panels and has_recipe(folder) else []
+        for model, heading in [*sides, (run.model, name)]:
+            panels[heading] = decision_features(model, run.dataset[split], run.collator, run.batch_size)
+    try:
+        figure = plot_feature_scatter(
+            panels, method=method, seed=run.seed, title="What the classifier reads, with 95 % ellipses"
+        )
+    except ValueError as error:
+        raise RecipeError(f"{', '.join(map(str, folders))}: {error}") from error
+    return save_figure(figure, output or folders[0] / f"features-{split}.png")
+
+
+def _listed(folders: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
+
+
+def _telling_names(folders: Sequence[Path]) -> list[str]:
+    """The parts of each path that not all paths have."""
+    if len(folders) == 1:
+        return ["after training"]
+    parts = [folder.resolve().parts for folder in folders]
+    if len(set(parts)) < len(parts):
+        raise RecipeError(f"A run is named twice: {', '.join(map(str, folders))}.")
+    names = ["/".join(part for part in path if any(part not in other for other in parts)) for path in parts]
+    return names if len(set(names)) == len(names) and all(names) else ["/".join(path) for path in parts]
+
+
+def draw_contributions(folders: str | Path | Sequence[str | Path], /, *, output: str | Path | None = None) -> Path:
+    """What each modality contributed over the epochs of a run, beside the scores of all and of each alone.
+
+    Args:
+        folders (`str`, `Path` or a sequence of them): A run with `gradient_modulation`; several are training seeds, whose
+            mean and standard deviation are drawn.
+        output (`str` or `Path`, *optional*): Where the picture goes, into the first folder by default.
+
+    Returns:
+        The picture's path.
+    """
+    folders = _listed(folders)
+    for folder in folders:
+        if not (folder / RESULTS).exists() or not (folder / TRAINER_STATE_NAME).exists():
+            raise RecipeError(
+                f"{folder} holds no {RESULTS} and {TRAINER_STATE_NAME}; it must be the output_dir of a finished run."
+            )
+    modalities, metrics = (
+        {str(folder): of(folder) for folder in folders}
+        for of in (lambda folder: AutoConfig.from_pretrained(folder).modalities, _primary_metric)
+    )
+    for what, found in (("modalities", modalities), ("metric", metrics)):
+        if any(value != found[str(folders[0])] for value in found.values()):
+            raise RecipeError(f"Runs in one picture have the same {what}; these have {found}.")
+    states = [json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8")) for folder in folders]
+    first = str(folders[0])
+    try:
+        figure = plot_contributions([state["log_history"] for state in states], modalities[first], metrics[first])
+    except ValueError as error:
+        raise RecipeError(f"{', '.join(map(str, folders))}: {error}") from error
+    return save_figure(figure, output or folders[0] / "contributions.png")
+
+
+def _primary_metric(folder: Path) -> str:
+    return json.loads((folder / RESULTS).read_text(encoding="utf-8"))["primary_metric"]
 
 
 def draw_heat_map(

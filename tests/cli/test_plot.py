@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from hf_mmalign.cli.main import main
 from hf_mmalign.reporting import modality_gap
+from hf_mmalign.reporting.contributions import plot_contributions
+from hf_mmalign.reporting.feature_scatter import plot_feature_scatter
 from hf_mmalign.runs import pictures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +50,7 @@ def drawn(monkeypatch) -> list:
     def record(draw):
         return lambda *positional, **keywords: calls.append(positional) or draw(*positional, **keywords)
 
-    for name in ("plot_confusion_matrix", "plot_modality_gap"):
+    for name in ("plot_confusion_matrix", "plot_modality_gap", "plot_contributions", "plot_feature_scatter"):
         monkeypatch.setattr(pictures, name, record(getattr(pictures, name)))
     return calls
 
@@ -137,6 +140,74 @@ def test_modality_gap_against_another_run_of_any_model(emotions, tmp_path, capsy
     }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory) -> list[Path]:
+    """Two seeds of a run with CAL, two epochs each."""
+    folder = tmp_path_factory.mktemp("plot")
+    small = ["--max_train_samples", "32", "--max_eval_samples", "16", "--per_device_train_batch_size", "8"]
+    told = ["--logging_steps", "2", "--disable_tqdm", "true", *NO_ROBUSTNESS]
+    for seed in ("0", "1"):
+        assert main(["train", "cal/smoke", "--output_dir", str(folder / seed), "--seed", seed, *small, *told]) == 0
+    return [folder / "0", folder / "1"]
+
+
+def test_contributions_beside_scores_over_the_epochs_of_several_seeds(seeds, capsys, drawn, tmp_path):
+    assert main(["plot", "contributions", *map(str, seeds)]) == 0
+    assert printed_picture(capsys) == seeds[0] / "contributions.png"
+    ((logs, modalities, metric),) = drawn
+    assert (modalities, metric) == (["top", "bottom", "zones"], "accuracy")
+    (scores, worth, coefficients, *rest), (legend,) = axes_of(plot_contributions(logs, modalities, metric))
+    assert not rest
+    assert legend == ["all modalities", *modalities]
+    for panel, key in (
+        (scores, "eval_accuracy_zones"),
+        (worth, "contribution_zones"),
+        (coefficients, "coefficient_zones"),
+    ):
+        of_both = [{entry["epoch"]: entry[key] for entry in log if key in entry} for log in logs]
+        assert panel["zones"] == pytest.approx({at: (of_both[0][at] + of_both[1][at]) / 2 for at in of_both[0]})
+    assert list(scores["all modalities"]) == [1, 2]
+    assert sum(coefficients[name][2.0] for name in modalities) == pytest.approx(1)
+
+
+def axes_of(figure):
+    """What each panel draws, by the label of a line its values by epoch; and the entries of every legend."""
+    panels = [
+        {line.get_label(): dict(zip(*map(list, line.get_data()), strict=True)) for line in axes.lines}
+        for axes in figure.axes
+    ]
+    return panels, [[text.get_text() for text in legend.get_texts()] for legend in figure.legends]
+
+
+def test_contributions_without_heads_are_beside_what_training_measured(tmp_path, capsys, drawn):
+    told = ["--gradient_modulation", "cal", "--modulation_mode", "lr", "--logging_steps", "1", *NO_ROBUSTNESS]
+    run = train(tmp_path / "run", *told)
+    assert main(["plot", "contributions", str(run)]) == 0
+    panels, _ = axes_of(plot_contributions(*drawn[0]))
+    assert [list(panel) for panel in panels[:2]] == [["all modalities"], ["top", "bottom", "zones"]]
+
+
+def test_features_of_runs_in_one_projection(seeds, emotions, capsys, drawn):
+    assert main(["plot", "features", *map(str, seeds), "--split", "validation"]) == 0
+    assert printed_picture(capsys) == seeds[0] / "features-validation.png"
+    ((panels,),) = drawn
+    assert list(panels) == ["before training", "0", "1"]
+    fused = panels["0"]["fused"]
+    assert {name: values.shape for name, values in panels["0"].items()} == dict.fromkeys(
+        ("fused", "top", "bottom", "zones"), fused.shape
+    )
+    assert not np.allclose(fused, panels["before training"]["fused"])
+    assert not np.allclose(fused, panels["0"]["top"])
+    figure = plot_feature_scatter(panels)
+    assert [len(axes.patches) for axes in figure.axes] == [4, 4, 4], "an ellipse for each kind"
+    assert len({(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes}) == 1
+    # Of any family; runs of other widths have no projection in common.
+    assert main(["plot", "features", str(emotions), "--method", "tsne"]) == 0
+    assert printed_picture(capsys) == emotions / "features-test.png"
+    assert main(["plot", "features", str(emotions), str(seeds[0])]) == 2
+    assert "Features of one projection have one width" in capsys.readouterr().err
+
+
 def test_heat_map_of_a_sweep(tmp_path, capsys):
     grid = ["--decalign_alpha", "0.01", "0.1", "--decalign_beta", "0.01", "0.1", "--seed", "0"]
     assert main(["sweep", DECALIGN, "--output_dir", str(tmp_path), *TINY, *grid, *NO_ROBUSTNESS]) == 0
@@ -155,6 +226,9 @@ def test_heat_map_of_a_sweep(tmp_path, capsys):
         (["confusion", "nowhere"], "nowhere holds no recipe.yaml"),
         (["modality-gap", "nowhere"], "nowhere holds no recipe.yaml"),
         (["heat-map", "nowhere"], "nowhere holds no sweep.json"),
+        (["contributions", "nowhere"], "nowhere holds no results.json and trainer_state.json"),
+        (["contributions", "RUN"], "A log has no contribution and no coefficient"),
+        (["features", "RUN", "RUN"], "A run is named twice"),
         (["confusion", "RUN", "--split", "dev"], "not 'dev'"),
         (["modality-gap", "RUN", "--before", "elsewhere"], "elsewhere holds no recipe.yaml"),
         (["confusion", "RUN", "--noise_amplitud", "1"], "Did you mean 'noise_amplitude'"),

@@ -1,8 +1,10 @@
 """CAL's recipes on small data in the true formats: every variant of every sweep can be built, and one is run."""
 
+import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 
@@ -11,6 +13,7 @@ from hf_mmalign.runs.build import build_config, build_processor, load_data, read
 from hf_mmalign.runs.recipe import load_recipe
 from hf_mmalign.runs.sweeps import read_sweep
 from tests.data.readers.test_clips import crema_names, write_frames, write_sound
+from tests.data.readers.test_digits_av import IMAGES, LABELS, write_idx, write_wav
 from tests.data.readers.test_nyu_depth import write as write_scenes
 from tests.runs.test_recipe import RECIPES
 
@@ -31,9 +34,31 @@ def write_clips(folder: Path, lists: dict[str, list[str]]) -> None:
             write_frames(folder / "visual" / name, 1)
 
 
+def write_table(folder: Path, tweets: Path) -> None:
+    """MVSA-Single as three files of JSON lines."""
+    folder.mkdir()
+    for start, split in enumerate(("train", "dev", "test")):
+        numbers = range(10 * start, 10 * start + 10)
+        rows = [
+            {"id": str(i), "img": f"../mvsa-single/data/{i}.jpg", "text": f"tweet {i}", "label": "abc"[i % 3]}
+            for i in numbers
+        ]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def write_digits(folder: Path) -> None:
+    """Of three speakers each digit once, and pictures for all of them."""
+    (folder / "recordings").mkdir(parents=True)
+    draw = np.random.RandomState(0)
+    for speaker, digit in itertools.product("abc", range(10)):
+        write_wav(folder / "recordings" / f"{digit}_{speaker}_0.wav", draw.randint(-3000, 3000, 800))
+    write_idx(folder / IMAGES, draw.randint(0, 256, (200, 28, 28)).astype(np.uint8))
+    write_idx(folder / LABELS, (np.arange(200) % 10).astype(np.uint8))
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
-    """A folder of each of the five data sets."""
+    """A folder of each data set, under the name of its reader."""
     root = tmp_path_factory.mktemp("data")
     actors = {"train.csv": range(1001, 1004), "val.csv": range(1004, 1005), "test.csv": range(1005, 1006)}
     emotions = {file: [f"{name},{name.split('_')[2]}" for name in crema_names(of)] for file, of in actors.items()}
@@ -52,6 +77,8 @@ def folders(tmp_path_factory) -> dict[str, Path]:
         (tweets / f"{index}.txt").write_text(f"tweet number {index}")
         PIL.Image.new("RGB", (20, 20), (8 * index, 0, 0)).save(tweets / f"{index}.jpg")
     (tweets.parent / "labelResultAll.txt").write_text("\n".join(lines))
+    write_table(root / "table", tweets)
+    write_digits(root / "digits-av")
     return {folder.name: folder for folder in root.iterdir()}
 
 

@@ -47,7 +47,16 @@ def test_a_batch_that_misses_a_modality_altogether_is_no_hindrance(tmp_path):
 
 
 def test_results_and_reports_of_a_sweep_tell_them_and_the_card_claims_the_fused_scores_only(tmp_path):
-    small = ["--max_train_samples", "32", "--max_eval_samples", "32", "--num_train_epochs", "1", "--robustness", "false"]
+    small = [
+        "--max_train_samples",
+        "32",
+        "--max_eval_samples",
+        "32",
+        "--num_train_epochs",
+        "1",
+        "--robustness",
+        "false",
+    ]
     assert main(["sweep", "cal/smoke", "--output_dir", str(tmp_path), "--disable_tqdm", "true", *small]) == 0
     run = tmp_path / "smoke" / "seed=0"
     results = json.loads((run / "results.json").read_text())
