@@ -45,17 +45,9 @@ _BUFFER_SIZE = 1000
 
 def read_arguments(recipe: Recipe) -> Arguments:
     """Check every key and value of a recipe, without the data. Raises RecipeError, DataError for options of the data."""
-    model_type = recipe.values.get("model_type")
-    if model_type is None:
+    if recipe.values.get("model_type") is None:
         raise RecipeError(f"{recipe.path}: the key 'model_type' is missing; for example `model_type: vilt_wma`.")
-    for key in ("model_type", "output_dir"):
-        if not isinstance(recipe.values.get(key, ""), str):
-            origin = recipe.origins.get(key, recipe.path)
-            raise RecipeError(f"{origin}: {key} is {shown(recipe.values[key])}; expected text.")
-    try:
-        config_class = config_class_of(model_type)
-    except ValueError as error:
-        raise RecipeError(f"{recipe.path}: model_type {model_type!r} is unknown: {error}") from None
+    config_class = _config_class(recipe)
     if "dataset" not in recipe.values:
         raise RecipeError(f"{recipe.path}: the key 'dataset' is missing; see `hf-mmalign data inspect --help`.")
     groups = split_arguments(
@@ -78,7 +70,8 @@ def read_arguments(recipe: Recipe) -> Arguments:
     known, source = {field.name for field in fields(config_class)}, arguments.model.text_model_name_or_path
     if source is not None and "encoders" in known and "text_config" not in known:
         raise RecipeError(
-            f"text_model_name_or_path: {model_type} names its encoders by modality; say `encoders: {{text: {source}}}`."
+            f"text_model_name_or_path: {config_class.model_type} names its encoders by modality; say `encoders: {{text: "
+            f"{source}}}`."
         )
     check_options(arguments.data.dataset, arguments.data.dataset_options)
     return arguments
@@ -355,9 +348,21 @@ def primary_metric_of(config, arguments: Arguments) -> str:
     return chosen
 
 
+def _config_class(recipe: Recipe) -> type:
+    for key in ("model_type", "output_dir"):
+        if not isinstance(recipe.values.get(key, ""), str):
+            origin = recipe.origins.get(key, recipe.path)
+            raise RecipeError(f"{origin}: {key} is {shown(recipe.values[key])}; expected text.")
+    model_type = recipe.values.get("model_type", "vilt_wma")
+    try:
+        return config_class_of(model_type)
+    except ValueError as error:
+        raise RecipeError(f"{recipe.path}: model_type {model_type!r} is unknown: {error}") from None
+
+
 def describe_arguments(recipe: Recipe) -> str:
-    """Every key this recipe may hold, by group, with its default and meaning."""
-    config_class = config_class_of(recipe.values.get("model_type", "vilt_wma"))
+    """Every key this recipe may hold, by group, with its default and meaning. Raises RecipeError for an unknown model."""
+    config_class = _config_class(recipe)
     groups = {
         "model": ModelArguments,
         "data": DataArguments,

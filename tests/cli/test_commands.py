@@ -281,6 +281,8 @@ def test_help_imports_nothing_heavy():
 
 
 def test_arguments_are_listed(capsys):
+    assert main(["train", SMOKE, "--list-arguments", "--model_type", "[a]"]) == 2
+    assert "the command line: model_type is ['a']; expected text" in capsys.readouterr().err
     assert main(["train", SMOKE, "--list-arguments"]) == 0
     listed = capsys.readouterr().out
     assert "wma_alpha" in listed
