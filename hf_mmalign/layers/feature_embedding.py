@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -17,9 +18,10 @@ def sinusoidal_positions(length: int, width: int, device: torch.device | None = 
 
 
 class FeatureEmbedding(nn.Module):
-    """Embed a feature sequence: linear projection, layer norm, position and modality-type embedding (WMA's Eqs. 1–2).
+    """Embed a feature sequence: linear projection, position and modality-type embedding, layer norm (WMA's Eqs. 1–2).
 
-    The layer norm brings features of any scale to that of the backbone's own text embeddings, which are normalised too.
+    The projection is normalised before positions are added, so that features of any scale and width have their share; the
+    layer norm behind them is like that of the text embeddings, whose values it begins with beside a pretrained backbone.
 
     Args:
         feature_size (`int`): Width D of the features.
@@ -36,6 +38,7 @@ class FeatureEmbedding(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """`(B, T, D)` features of any float dtype to `(B, T, d)` tokens."""
-        tokens = self.norm(self.projection(features.to(self.projection.weight.dtype)))
+        tokens = self.projection(features.to(self.projection.weight.dtype))
+        tokens = F.layer_norm(tokens, tokens.shape[-1:], eps=self.norm.eps)
         positions = sinusoidal_positions(tokens.shape[1], tokens.shape[2], tokens.device)
-        return self.dropout(tokens + positions.to(tokens.dtype) + self.modality_type.weight)
+        return self.dropout(self.norm(tokens + positions.to(tokens.dtype) + self.modality_type.weight))

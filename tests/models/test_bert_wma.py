@@ -67,3 +67,21 @@ def test_special_tokens_and_padding_are_no_content():
     assert text.content_mask.sum(dim=1).tolist() == [4, 0, 1]
     assert text.mask.sum(dim=1).tolist() == [6, 1, 3]
     assert text.present.tolist() == [True, False, True]
+
+
+def test_tokens_of_new_modalities_are_as_long_as_those_of_a_pretrained_text(tmp_path):
+    stock = BertModel(BertConfig(**BACKBONE))
+    with torch.no_grad():
+        stock.embeddings.LayerNorm.weight.uniform_(0.2, 0.4)
+    stock.save_pretrained(tmp_path / "stock")
+    model = BertWmaForSequenceClassification.from_pretrained(tmp_path / "stock", feature_sizes={"audio": 5}, **TOKENS)
+    batch = text_batch([30]) | feature_batch({"audio": [30]}, {"audio": 5})
+    embeddings = model.eval().embed_modalities(**batch)
+    lengths = {name: embedding.tokens.norm(dim=-1).mean() for name, embedding in embeddings.items()}
+    torch.testing.assert_close(lengths["audio"], lengths["text"], rtol=0.1, atol=0)
+    # What was trained is not begun anew.
+    with torch.no_grad():
+        model.feature_embeddings["audio"].norm.weight.fill_(3.0)
+    model.save_pretrained(tmp_path / "trained")
+    again = BertWmaForSequenceClassification.from_pretrained(tmp_path / "trained")
+    assert again.feature_embeddings["audio"].norm.weight.eq(3.0).all()

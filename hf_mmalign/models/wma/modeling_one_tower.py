@@ -33,6 +33,18 @@ class OneTowerModelMixin(MultimodalModelMixin):
         )
         self.wma = WassersteinModalityAlignment(config)
 
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+        """As in transformers. Tokens of new feature modalities begin as long as those of the pretrained text.
+
+        Longer ones, such as a new layer norm makes, would drown the text in a pretrained attention.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        for name, embedding in model.feature_embeddings.items():
+            if f"feature_embeddings.{name}.norm.weight" in info["missing_keys"]:
+                embedding.norm.load_state_dict(model._text_embedding.LayerNorm.state_dict())
+        return (model, info) if output_loading_info else model
+
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, WassersteinModalityAlignment):
