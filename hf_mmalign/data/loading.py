@@ -25,6 +25,7 @@ import datasets
 import numpy as np
 from datasets import DatasetDict, Features
 from datasets.exceptions import DatasetGenerationError
+from packaging.version import Version
 
 from .errors import DataError
 from .kept import kept
@@ -42,6 +43,8 @@ from .schema import (
 from .splitting import fold_of_rows
 from .streams import StreamedDatasetDict, as_rows_of_arrays
 from .tables import version_on_hub
+
+TABLES_STREAM = Version(datasets.__version__) >= Version("5.2")
 
 __all__ = [
     "FORMATS",
@@ -122,7 +125,7 @@ def load_multimodal_dataset(
             one fold; of a `table` the one kept by its option `group` is taken if there is one.
         streaming (`bool`): For a `table` of Parquet, JSON lines, CSV or webdataset shards, on disk or on the Hub: the
             training split is a `datasets.IterableDataset`, read while it is trained on, and its memory and disk do not grow
-            with its length. Validation and test, which are read many times, are on Arrow as ever.
+            with its length. Validation and test, which are read many times, are on Arrow as ever. Needs datasets 5.2.
         options: Options of the reader; see its `open_…` function.
 
     Returns:
@@ -158,6 +161,12 @@ def load_multimodal_dataset(
 
 
 def _refuse_to_stream(name: str, label_column: str, folds: int | None, fold: int | None) -> None:
+    if not TABLES_STREAM:
+        raise DataError(
+            f"datasets {datasets.__version__} loses a stream's pictures and mixes up its first rows; 5.2 or newer is needed, "
+            "or leave streaming out",
+            field="streaming",
+        )
     if name != "table":
         raise DataError(f"only the format table can be streamed, not {name!r}; leave it out", field="streaming")
     if folds is not None or fold is not None:

@@ -111,7 +111,7 @@ def stream_loader(stream: EndlessStream, collate: Callable, arguments: TrainingA
         pin_memory=arguments.dataloader_pin_memory,
         persistent_workers=arguments.dataloader_persistent_workers and workers > 0,
         prefetch_factor=arguments.dataloader_prefetch_factor if workers else None,
-        multiprocessing_context=arguments.dataloader_multiprocessing_context if workers else None,
+        multiprocessing_context=getattr(arguments, "dataloader_multiprocessing_context", None) if workers else None,
     )
     return prepare_data_loader(
         loader, device, num_processes=1, process_index=0, dispatch_batches=False, put_on_device=True

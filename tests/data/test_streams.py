@@ -20,6 +20,8 @@ from hf_mmalign.data.tokenizers import spaced_texts, train_tokenizer_on
 from hf_mmalign.data.validation import validate_dataset
 from tests.data.streamed_files import write_shards
 
+pytestmark = pytest.mark.skipif(not loading.TABLES_STREAM, reason="this version of datasets is refused")
+
 COLUMNS = {"text": "tweet", "face": "face", "mfcc": "mfcc"}
 
 
@@ -224,3 +226,9 @@ def test_a_name_on_the_hub_is_known_by_its_state(tmp_path, monkeypatch):
     assert label_names_of(stream("somebody/tweets", tmp_path / "c")) == ["bad", "good"]
     state = "two"
     assert label_names_of(stream("somebody/tweets", tmp_path / "c")) == ["bad", "good", "ugly"]
+
+
+def test_an_old_version_of_datasets_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "TABLES_STREAM", False)
+    with pytest.raises(DataError, match=r"5\.2 or newer is needed"):
+        stream(write_shards(tmp_path / "data", "jsonl"), tmp_path / "c")

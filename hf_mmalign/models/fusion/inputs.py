@@ -44,14 +44,12 @@ def by_modality(config: FusionEncodersConfig, model: str, given: RawInputs) -> d
     inputs: dict[str, dict[str, Any]] = {}
     for name, arguments in _SHORTHANDS.items():
         values = {argument: getattr(given, argument) for argument in arguments}
-        main = next(
-            (argument for argument in arguments if values[argument] is not None and "mask" not in argument), None
-        )
-        if main is None:
+        given_ones = [argument for argument in arguments if values[argument] is not None and "mask" not in argument]
+        if not given_ones:
             continue
         if not config.is_native(name):
             raise ValueError(
-                f"{main} was given, but {model} takes the modalities {config.modalities} and no raw {name}."
+                f"{given_ones[0]} was given, but {model} takes the modalities {config.modalities} and no raw {name}."
             )
         inputs[name] = values
     for name, values in (given.modality_inputs or {}).items():
