@@ -163,8 +163,8 @@ def load_multimodal_dataset(
 def _refuse_to_stream(name: str, label_column: str, folds: int | None, fold: int | None) -> None:
     if not TABLES_STREAM:
         raise DataError(
-            f"datasets {datasets.__version__} loses a stream's pictures and mixes up its first rows; 5.2 or newer is needed, "
-            "or leave streaming out",
+            f"datasets {datasets.__version__} loses a stream's pictures and mixes up its first rows; "
+            "5.2 or newer is needed, or leave streaming out",
             field="streaming",
         )
     if name != "table":
