@@ -225,8 +225,6 @@ class Modulation(TrainerCallback):
     def _once_an_epoch(self) -> bool:
         return not self.strategy.at_every_measurement and self.args.modulation_update_steps is None
 
-    # ---- In the Trainer's course
-
     def on_train_begin(self, args, state, control, optimizer=None, train_dataloader=None, **kwargs):
         self._begin()
         self._owners = self._find_owners()
@@ -377,8 +375,6 @@ class Modulation(TrainerCallback):
             for modality, value in zip(self.modalities, numbers, strict=True)
         }
         return values | self._derived
-
-    # ---- Checkpoints
 
     def save(self, state: TrainerState) -> None:
         """Put what resuming needs into the state that the main process writes to a checkpoint. Collective.
