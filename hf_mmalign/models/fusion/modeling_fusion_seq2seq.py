@@ -1,7 +1,7 @@
 """Fusion for translation: a decoder that attends to a text and to what other modalities say."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -16,13 +16,11 @@ from ..modeling_base import combine_losses
 from .configuration_fusion_seq2seq import FusionSeq2SeqConfig
 from .encoders import EncoderTraits, lora_targets
 from .fusions import build_fusion
+from .inputs import RawInputs
 from .modality_encoders import ModalityEncodersMixin
 
 # What :meth:`FusionForConditionalGeneration.encode` takes; the decoder needs none of it.
-_INPUTS = (
-    *("input_ids", "attention_mask", "token_type_ids", "pixel_values", "pixel_mask", "input_values", "input_features"),
-    *("audio_mask", "modality_inputs", "features", "feature_mask"),
-)
+_INPUTS = ("features", "feature_mask", *(field.name for field in fields(RawInputs)))
 # Longest translation in tokens, where nothing else says so.
 _LONGEST = 128
 
@@ -275,33 +273,14 @@ class FusionForConditionalGeneration(ModalityEncodersMixin, PreTrainedModel, Gen
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        pixel_values: Tensor | None = None,
-        pixel_mask: Tensor | None = None,
-        input_values: Tensor | None = None,
-        input_features: Tensor | None = None,
-        audio_mask: Tensor | None = None,
-        modality_inputs: dict[str, dict[str, Tensor]] | None = None,
-        features: dict[str, Tensor] | None = None,
-        feature_mask: dict[str, Tensor] | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        **inputs: Any,
     ) -> FusionMemory:
-        """The decoder's memory of a batch; arguments as in :meth:`forward`, the last three without effect."""
-        embeddings = self._embed_with_hooks(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            pixel_values=pixel_values,
-            pixel_mask=pixel_mask,
-            input_values=input_values,
-            input_features=input_features,
-            audio_mask=audio_mask,
-            modality_inputs=modality_inputs,
-            features=features,
-            feature_mask=feature_mask,
-        )
+        """The decoder's memory of a batch; `inputs` are the others of :meth:`forward`, and three are without effect, which
+        `generate` passes to an encoder."""
+        embeddings = self._embed_with_hooks(input_ids=input_ids, attention_mask=attention_mask, **inputs)
         vectors = self.vectors_of(embeddings)
         parts, losses = [], {}
         if "text" in embeddings:
