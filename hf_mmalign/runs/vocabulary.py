@@ -140,8 +140,11 @@ def _more_tokens(arguments: Arguments) -> str:
 
 def _more_room(arguments: Arguments) -> str:
     """What to do where texts are cut."""
-    if "max_text_length" in {field.name for field in fields(arguments.config_class)}:
+    names = {field.name for field in fields(arguments.config_class)}
+    # Where there are encoders, the length that they take is the limit, unless a shorter one was asked for.
+    if arguments.config.get("max_text_length") or ("max_text_length" in names and "encoders" not in names):
         return " A larger max_text_length takes more of them, in more memory and time."
-    if arguments.model.text_model_name_or_path or arguments.model.model_name_or_path:
+    checkpoint = arguments.model.text_model_name_or_path or arguments.model.model_name_or_path
+    if checkpoint or "text_config" not in names:
         return " Only another text encoder takes more of them."
     return " A larger max_position_embeddings in text_config takes more of them, in more memory and time."

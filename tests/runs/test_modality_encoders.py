@@ -22,7 +22,7 @@ from transformers import (
     pipeline,
 )
 
-from hf_mmalign import FusionForSequenceClassification
+from hf_mmalign import FusionForSequenceClassification, MultimodalProcessor
 from hf_mmalign.cli.main import main
 from hf_mmalign.data.processor import train_tokenizer
 from hf_mmalign.models.fusion.encoders import build_encoder
@@ -183,6 +183,20 @@ def test_feature_sequences_as_pictures_and_in_order(tmp_path):
     assert [type(model.encoders[name]).__name__ for name in ("bottom", "top", "zones")] == [
         "TimmWrapperModel", "LSTMEncoder", "SequenceTransformer"
     ]  # fmt: skip
+
+
+def test_texts_can_be_cut_shorter_than_the_encoder_takes(pretrained, table, tmp_path, caplog, capsys):
+    sources = {name: str(folder) for name, folder in pretrained.items()}
+    quick = ("--robustness", "false", "--max_text_length")
+    model = run(tmp_path, table, *quick, "4", **sources)
+    assert "4 tokens that the model takes, and are cut" in caplog.text
+    assert "A larger max_text_length takes more of them" in caplog.text
+    processor = MultimodalProcessor.from_pretrained(tmp_path / "run")
+    assert processor(text=TEXTS, truncation=True)["input_ids"].shape == (4, 4)
+    assert model.config.max_text_length == 4
+    arguments = ["--output_dir", str(tmp_path / "run"), *quick]
+    assert main(["train", str(tmp_path / "recipe.yaml"), *arguments, "21"]) == 2
+    assert "max_text_length is 21; a text has at least 2 tokens, and at most the 20" in capsys.readouterr().err
 
 
 def test_errors_name_the_encoder(table, tmp_path, capsys):

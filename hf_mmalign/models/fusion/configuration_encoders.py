@@ -1,5 +1,6 @@
 """What the configs of all fusion models share: modalities, and an encoder for each."""
 
+import math
 from dataclasses import field
 from typing import Any, ClassVar, Literal
 
@@ -32,6 +33,7 @@ class FusionEncodersConfig(MultimodalConfigMixin, PreTrainedConfig):
     pooling: Pooling | dict[str, Pooling] = "mean"
     picture_steps: dict[str, int] | None = None
     dropout: float | int = 0.1
+    max_text_length: int | None = None
     cls_token_id: int | None = None
     sep_token_id: int | None = None
 
@@ -67,6 +69,13 @@ class FusionEncodersConfig(MultimodalConfigMixin, PreTrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; a dropout rate lies in [0, 1).")
+        if self.max_text_length is not None and not 2 <= self.max_text_length <= (
+            self.max_position_embeddings or math.inf
+        ):
+            raise ValueError(
+                f"max_text_length is {self.max_text_length}; a text has at least 2 tokens, and at most the "
+                f"{self.max_position_embeddings} that its encoder takes."
+            )
         self._validate_encoders()
 
     def _validate_encoders(self) -> None:

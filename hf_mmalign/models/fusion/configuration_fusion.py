@@ -58,6 +58,7 @@ class FusionConfig(FusionEncodersConfig):
         bottleneck_size (`int`, defaults to 16):
             Width of each modality's bottleneck. Gaussian information means little where it comes near the batch size.
         compression_lambda (`float`, defaults to 2.0): How much the modalities' β_m = exp(−λ a_m) differ (CAL, Eq. 9).
+        max_text_length (`int`, *optional*): Longest text in tokens; by default as long as its encoder takes.
         cls_token_id, sep_token_id (`int`, *optional*):
             Ids of a raw text's class token and separator. A text of nothing else counts as missing.
 

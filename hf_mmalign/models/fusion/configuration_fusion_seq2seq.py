@@ -32,7 +32,7 @@ class FusionSeq2SeqConfig(FusionEncodersConfig):
         fusion_weight (`float`, defaults to 1.0): Weight of the losses of the fusion.
         label_smoothing (`float`, defaults to 0.0): Of the tokens' cross-entropy, in training only.
         feature_sizes, encoders, modalities, encoder, hidden_size, num_encoder_layers, num_attention_heads, frozen, \
-        frozen_stages, pooling, picture_steps, dropout, cls_token_id, sep_token_id:
+        frozen_stages, pooling, picture_steps, dropout, max_text_length, cls_token_id, sep_token_id:
             As in [`FusionConfig`], for all modalities but `"text"`, which comes as token ids and must be there; only
             `frozen` and `pooling` may name it. `modalities` is by default the text, those of `encoders`, then those of
             `feature_sizes`.
