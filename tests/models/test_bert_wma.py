@@ -85,3 +85,30 @@ def test_tokens_of_new_modalities_are_as_long_as_those_of_a_pretrained_text(tmp_
     model.save_pretrained(tmp_path / "trained")
     again = BertWmaForSequenceClassification.from_pretrained(tmp_path / "trained")
     assert again.feature_embeddings["audio"].norm.weight.eq(3.0).all()
+
+
+def test_the_classifier_may_see_the_mean_of_the_modalities(tmp_path):
+    """Each modality that a sample has counts once, however many tokens it has."""
+    BertModel(BertConfig(**BACKBONE)).save_pretrained(tmp_path / "stock")
+    fields = TOKENS | {"feature_sizes": {"vision": 5}, "num_labels": 2, "classifier_pooling": "mean"}
+    model = BertWmaForSequenceClassification.from_pretrained(tmp_path / "stock", **fields).eval()
+    batch = text_batch([6, 0, 3, 4]) | feature_batch({"vision": [4, 2, 0, 9]}, {"vision": 5})
+    output = model(**batch, output_hidden_states=True, labels=torch.tensor([0, 1, 1, 0]))
+    hidden = output.hidden_states[-1]
+    text, vision = hidden[:, 1:5], hidden[:, 6:]
+    means = [
+        (text[0].mean(dim=0) + vision[0, :4].mean(dim=0)) / 2,
+        vision[1, :2].mean(dim=0),
+        text[2, :1].mean(dim=0),
+        (text[3, :2].mean(dim=0) + vision[3].mean(dim=0)) / 2,
+    ]
+    torch.testing.assert_close(output.logits, model.classifier(torch.stack(means)), atol=1e-5, rtol=1e-5)
+    embeddings = model.embed_modalities(**batch)
+    torch.testing.assert_close(model.logits_of_embeddings(embeddings, batch), output.logits)
+    output.loss.backward()
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert without == []  # no pooler that nothing reaches
+    model.save_pretrained(tmp_path / "ours")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours").eval()
+    torch.testing.assert_close(again(**batch).logits, output.logits)
+    BertModel.from_pretrained(tmp_path / "ours", add_pooling_layer=False)

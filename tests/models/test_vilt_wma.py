@@ -256,3 +256,16 @@ def test_masking_the_text_out_equals_having_none():
     absent = batch | {"attention_mask": torch.zeros_like(batch["attention_mask"])}
     with perturbed(model, MissingModality("text", mode="mask")):
         torch.testing.assert_close(model(**batch).logits, model(**absent).logits)
+
+
+def test_the_classifier_may_see_the_mean_of_the_modalities(stock_folder, tmp_path):
+    model = ViltWmaForSequenceClassification.from_pretrained(stock_folder, classifier_pooling="mean", **TOKENS).eval()
+    batch = text_batch([5, 0]) | image_batch([(32, 32), (16, 24)])
+    output = model(**batch, output_modality_features=True)
+    text, image = output.modality_features["text"], output.modality_features["image"]
+    expected = torch.stack([(text[0] + image[0]) / 2, image[1]])
+    torch.testing.assert_close(output.logits, model.classifier(expected))
+    model.save_pretrained(tmp_path)
+    again = ViltWmaForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert again.vilt.pooler is None
+    torch.testing.assert_close(again(**batch).logits, output.logits)

@@ -33,6 +33,9 @@ class WmaFields(MultimodalConfigMixin):
         wma_certificate (`bool`, defaults to `False`):
             Report as component `wma_gap` of the losses, and so in the Trainer's log, by how much the solver can have
             overestimated a distance of the batch, proven by duality. It has no weight in the loss.
+        classifier_pooling (`str`, defaults to `"cls"`):
+            What the classifier sees: the class token, through the backbone's pooler; or, with `"mean"`, the mean over the
+            modalities of each one's mean token. Sentence encoders (MiniLM and its kind) were trained for the latter.
         max_text_length (`int`, *optional*):
             Longest native text in tokens. Beyond the backbone's position table, the table is interpolated linearly to
             this length; left out, longer texts are refused.
@@ -59,6 +62,7 @@ class WmaFields(MultimodalConfigMixin):
     wma_reference: Literal["first_batch", "batch"] = "first_batch"
     wma_solver: Solver = "auto"
     wma_certificate: bool = False
+    classifier_pooling: Literal["cls", "mean"] = "cls"
     max_text_length: int | None = None
     cls_token_id: int = 101
     sep_token_id: int = 102

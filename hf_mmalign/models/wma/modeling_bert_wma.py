@@ -16,7 +16,7 @@ class BertWmaForSequenceClassification(OneTowerModelMixin, BertPreTrainedModel):
     """BERT that classifies or regresses from text and feature sequences in one tower, regularised by WMA (Zhi et al.).
 
     The backbone keeps BERT's parameter names: a stock BERT checkpoint loads here and ours loads in stock [`BertModel`].
-    The head is that of [`BertForSequenceClassification`].
+    The head is that of [`BertForSequenceClassification`]; with `classifier_pooling="mean"`, without BERT's pooler.
 
     Args:
         config ([`BertWmaConfig`]): The configuration.
@@ -27,7 +27,7 @@ class BertWmaForSequenceClassification(OneTowerModelMixin, BertPreTrainedModel):
 
     def __init__(self, config: BertWmaConfig):
         super().__init__(config)
-        self.bert = BertModel(config)
+        self.bert = BertModel(config, add_pooling_layer=config.classifier_pooling == "cls")
         dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
@@ -48,7 +48,10 @@ class BertWmaForSequenceClassification(OneTowerModelMixin, BertPreTrainedModel):
         return self.bert.encoder(tokens, attention_mask=attention_mask, **kwargs)
 
     def _pool(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.bert.pooler(hidden_states))
+        return self.bert.pooler(hidden_states)
+
+    def _decide(self, representation: torch.Tensor) -> torch.Tensor:
+        return super()._decide(self.dropout(representation))
 
     def _native_parameters(self, name: str) -> Iterator[nn.Parameter]:
         return self.bert.embeddings.parameters()

@@ -106,7 +106,7 @@ class OneTowerModelMixin(MultimodalModelMixin):
         flags = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         flags = {name: getattr(self.config, name) if asked is None else asked for name, asked in flags.items()}
         encoder_output, encoded = self.encode(embeddings, **flags)
-        logits = self.classifier(self._pool(encoder_output.last_hidden_state))
+        logits = self._decide(self._represent(encoder_output, encoded))
 
         loss, losses = None, None
         if labels is not None:
@@ -123,7 +123,18 @@ class OneTowerModelMixin(MultimodalModelMixin):
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def logits_of_embeddings(self, embeddings, inputs):
-        return self.classifier(self._pool(self.encode(embeddings)[0].last_hidden_state))
+        return self._decide(self._represent(*self.encode(embeddings)))
+
+    def _represent(self, output: BaseModelOutput, encoded: dict[str, ModalityEmbedding]) -> torch.Tensor:
+        """`(B, d)`, as `config.classifier_pooling` asks."""
+        if self.config.classifier_pooling == "cls":
+            return self._pool(output.last_hidden_state)
+        # Each modality counts once: 49 patches would drown the ten tokens of a text.
+        means = torch.stack(list(_mean_tokens(encoded).values()), dim=1)
+        return masked_mean(means, torch.stack([one.content_mask.any(dim=1) for one in encoded.values()], dim=1))
+
+    def _decide(self, representation: torch.Tensor) -> torch.Tensor:
+        return self.classifier(representation)
 
     def embed_modalities(
         self,

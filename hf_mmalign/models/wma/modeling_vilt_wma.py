@@ -20,7 +20,7 @@ class ViltWmaForSequenceClassification(OneTowerModelMixin, ViltPreTrainedModel):
     """ViLT that classifies or regresses from text, image and feature sequences, regularised by WMA (Zhi et al.).
 
     The backbone keeps ViLT's parameter names: a stock ViLT checkpoint loads here and ours loads in stock [`ViltModel`].
-    The head is that of [`ViltForQuestionAnswering`]. At inference the model is plain ViLT with its patches in raster
+    The head is that of [`ViltForQuestionAnswering`]; with `classifier_pooling="mean"`, without ViLT's pooler. At inference the model is plain ViLT with its patches in raster
     order; stock ViLT draws their order at random, which changes nothing but the order.
 
     On a CPU a batch is as long as its fullest picture. Elsewhere, and in compiled and exported models, the host does not
@@ -36,7 +36,7 @@ class ViltWmaForSequenceClassification(OneTowerModelMixin, ViltPreTrainedModel):
 
     def __init__(self, config: ViltWmaConfig):
         super().__init__(config)
-        self.vilt = ViltModel(config)
+        self.vilt = ViltModel(config, add_pooling_layer=config.classifier_pooling == "cls")
         self.classifier = nn.Sequential(
             nn.Linear(config.hidden_size, config.hidden_size * 2),
             nn.LayerNorm(config.hidden_size * 2),
