@@ -20,8 +20,9 @@ class ViltWmaForSequenceClassification(OneTowerModelMixin, ViltPreTrainedModel):
     """ViLT that classifies or regresses from text, image and feature sequences, regularised by WMA (Zhi et al.).
 
     The backbone keeps ViLT's parameter names: a stock ViLT checkpoint loads here and ours loads in stock [`ViltModel`].
-    The head is that of [`ViltForQuestionAnswering`]; with `classifier_pooling="mean"`, without ViLT's pooler. At inference the model is plain ViLT with its patches in raster
-    order; stock ViLT draws their order at random, which changes nothing but the order.
+    The head is that of [`ViltForQuestionAnswering`]; with `classifier_pooling="mean"`, without ViLT's pooler. At
+    inference the model is plain ViLT with its patches in raster order; stock ViLT draws their order at random, which
+    changes nothing but the order.
 
     On a CPU a batch is as long as its fullest picture. Elsewhere, and in compiled and exported models, the host does not
     know that number, and padded patches stay, masked. There `config.max_image_length`, the most patches that a picture
