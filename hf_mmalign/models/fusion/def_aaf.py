@@ -1,0 +1,114 @@
+"""DEF + AAF: class-conditional codes of the modalities, put together by a gate (`papers/def_aaf`, §3 and §4)."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...losses.discriminative_embedding import (
+    contrastive_loss,
+    entropy_shortfall,
+    homologous_loss,
+    reconstruction_losses,
+)
+
+
+class ClassConditionalAutoencoder(nn.Module):
+    """The CCAE: an encoder f and a decoder g that all classes, and all modalities, share (Eqs. 2 and 3).
+
+    x^s is projected to the latent width, which makes modalities of any width one kind of input; f and g are a hidden layer
+    each, and read the class embedding e_w beside their input.
+
+    Args:
+        widths (`Mapping[str, int]`): Width of every modality's vector x^s.
+        size (`int`): Width of the codes c^s, of the class embedding and of the hidden layers.
+        shared (`bool`): Whether f and g are shared, and not one of each modality.
+    """
+
+    def __init__(self, widths: Mapping[str, int], size: int, shared: bool):
+        super().__init__()
+        self.shared = shared
+        self.project = nn.ModuleDict({name: nn.Linear(width, size) for name, width in widths.items()})
+        self.reconstruct = nn.ModuleDict({name: nn.Linear(size, width) for name, width in widths.items()})
+        keys = ["shared"] if shared else list(widths)
+        self.encoders = nn.ModuleDict({key: _conditional(size) for key in keys})
+        self.decoders = nn.ModuleDict({key: _conditional(size) for key in keys})
+
+    def encode(self, name: str, projected: Tensor, condition: Tensor) -> Tensor:
+        """c^s `(B, size)` of projected x^s `(B, size)` and e_w `(B, size)`."""
+        return self.encoders["shared" if self.shared else name](torch.cat([projected, condition], dim=1))
+
+    def decode(self, name: str, code: Tensor, condition: Tensor) -> Tensor:
+        """x^s `(B, d_s)` as any modality's code `(B, size)` tells it."""
+        decoder = self.decoders["shared" if self.shared else name]
+        return self.reconstruct[name](F.gelu(decoder(torch.cat([code, condition], dim=1))))
+
+
+def _conditional(size: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(2 * size, size), nn.GELU(), nn.Linear(size, size))
+
+
+class ModalityGate(nn.Module):
+    """The dynamic fusion operator Λ: weights of a sample's modalities from their own codes (Eqs. 10 and 11).
+
+    Args:
+        size (`int`): Width of the codes.
+        floor (`float`): η, the least weight of a modality that is there (Appendix D); at most 1/M.
+        uniform (`bool`): Equal weights, nothing learnt: plain averaging.
+    """
+
+    def __init__(self, size: int, floor: float, uniform: bool):
+        super().__init__()
+        self.floor = floor
+        self.score = None if uniform else nn.Sequential(nn.Linear(size, size // 2), nn.Tanh(), nn.Linear(size // 2, 1))
+
+    def forward(self, codes: Tensor, present: Tensor) -> Tensor:
+        """α `(B, M)` of codes `(B, M, size)`, 0 where `present` `(B, M)` is False; a row of nothing is all 0."""
+        scores = codes.new_zeros(codes.shape[:2]) if self.score is None else self.score(codes).squeeze(2)
+        # A row without anything would be NaN: it takes part, and is set to 0 afterwards.
+        nothing = ~present.any(dim=1, keepdim=True)
+        weights = scores.masked_fill(~(present | nothing), -torch.inf).softmax(dim=1)
+        count = present.sum(dim=1, keepdim=True).to(weights.dtype)
+        return (self.floor + (1 - self.floor * count) * weights).masked_fill(~present, 0)
+
+
+class ClassCondition(nn.Module):
+    """The class embedding e_w, and what stands for it where the class is not known.
+
+    In training the label's, unless it is dropped, with a probability. Where it is, and always in evaluation whatever labels
+    are given, the expectation under a classifier that is trained beside, or without one an embedding that means "unknown". So
+    the head has been trained on what it will see. Tasks without classes have one embedding for all.
+
+    Args:
+        num_classes (`int`): 0 where there are none.
+        size (`int`): Width of e_w.
+        dropout (`float`): The probability.
+        posterior (`bool`): Whether there is that classifier.
+    """
+
+    def __init__(self, num_classes: int, size: int, dropout: float, posterior: bool):
+        super().__init__()
+        self.dropout = dropout
+        self.unknown = nn.Parameter(torch.zeros(size))
+        self.embedding = nn.Embedding(num_classes, size) if num_classes else None
+        self.posterior = nn.Linear(size, num_classes) if num_classes and posterior else None
+
+    def forward(self, projected: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """e_w `(B, size)`, and the posterior's logits `(B, num_classes)` where it is there.
+
+        Args:
+            projected (`torch.Tensor` of shape `(B, size)`): What the posterior reads.
+            classes (`torch.Tensor` of shape `(B, num_classes)`, *optional*): Share of each class in a sample's label; zeros
+                where a sample has none. Read in training only.
+        """
+        unknown = self.unknown.expand(len(projected), -1)
+        if self.embedding is None:
+            return unknown, None
+        logits = None if self.posterior is None else self.posterior(projected)
+        told = unknown if logits is None else logits.softmax(dim=1).to(unknown.dtype) @ self.embedding.weight
+        if not self.training or classes is None:
+            return told, logits
+        known = classes.any(dim=1, keepdim=True)
+        known = known & (torch.rand_like(known, dtype=torch.float32) >= self.dropout)
+        return torch.where(known, classes.to(told.dtype) @ self.embedding.weight, told), logits
