@@ -1,5 +1,6 @@
 """Training arguments."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args
@@ -10,6 +11,7 @@ from transformers.training_args import OptimizerNames
 from ..losses.contribution import ContributionVariant
 from ..models.configuration_base import check_finite
 from ..perturbation.noisy_data import check_train_noise
+from .stages import read_stages
 
 GradientModulation = Literal["none", "cal", "ogm", "weak"]
 ModulationMode = Literal["gradient", "lr"]
@@ -112,6 +114,14 @@ class MultimodalTrainingArguments(TrainingArguments):
     ogm_noise: bool = field(
         default=True, metadata={"help": "Add OGM-GE's noise to the modalities' gradients; without it, it is OGM."}
     )
+    training_stages: list | str | None = field(
+        default=None,
+        metadata={
+            "help": "Stages of training, one after another, each a mapping with num_train_epochs and what differs: losses "
+            "(the loss components that count), learning_rate, lr_scheduler_type, lr_scheduler_kwargs, warmup_steps. "
+            "num_train_epochs is then their sum; with max_steps, theirs are shares. Each begins with a new optimizer."
+        },
+    )
     modality_dropout: float = field(
         default=0.0,
         metadata={
@@ -148,6 +158,10 @@ class MultimodalTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         self._check_numbers()
+        if isinstance(self.training_stages, str):
+            self.training_stages = json.loads(self.training_stages)
+        if self.training_stages is not None:
+            self.num_train_epochs = sum(stage.num_train_epochs for stage in read_stages(self.training_stages))
         super().__post_init__()
         self._check_numbers()  # now also those that came as JSON text
         if self.backbone_learning_rate is not None and self.backbone_learning_rate < 0:

@@ -27,6 +27,7 @@ from .checkpoints import (
 from .modality_optimizers import has_own_settings, rates_of, split_optimizer
 from .modulation import Modulation
 from .random_state import unchanged_random_state
+from .stages import StagedTraining
 from .streams import EndlessStream, stream_loader
 from .told import scores_of_these_weights, shaping_arguments
 from .unimodal_scores import UnimodalScores
@@ -49,6 +50,8 @@ class MultimodalTrainer(Trainer):
     - Of a model with `unimodal_heads` evaluation also scores each of these, as `<metric>_<modality>`, over the samples that
       have the modality.
     - Without a `processing_class`, it is the processor of a [`MultimodalCollator`], and saved with the model as such.
+    - `training_stages` trains in stages, each with losses and a schedule of its own (see
+      [`~trainer.stages.StagedTraining`]).
     - `modality_dropout` takes modalities from training samples (see [`~perturbation.modality_dropout.ModalityDropout`]).
     - `train_noise` puts noise on the raw inputs of training samples (see [`~perturbation.noisy_data.NoisyDataset`]).
     - A `datasets.IterableDataset` to train on is divided among processes and data loader workers, each row to one of them,
@@ -81,6 +84,10 @@ class MultimodalTrainer(Trainer):
         if getattr(args, "gradient_modulation", "none") != "none":
             self.modulation = Modulation(args, lambda: self.multimodal_model, self.accelerator)
             self.add_callback(self.modulation)
+        self.stages: StagedTraining | None = None
+        if getattr(args, "training_stages", None) is not None:
+            self.stages = StagedTraining(args)
+            self.add_callback(self.stages)
         self.add_callback(TrainingClock())
         if getattr(args, "early_stopping_patience", None) is not None:
             self.add_callback(ResumableEarlyStopping(early_stopping_patience=args.early_stopping_patience))
@@ -143,6 +150,13 @@ class MultimodalTrainer(Trainer):
                 self.optimizer, self.multimodal_model, self.args
             )
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """As [`Trainer.create_scheduler`]; with `training_stages`, that of each in its turn."""
+        if self.stages is not None and self.lr_scheduler is None:
+            self.lr_scheduler = self.stages.scheduler(optimizer or self.optimizer, num_training_steps)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     @property
     def training_seconds(self) -> float:
@@ -311,6 +325,8 @@ class MultimodalTrainer(Trainer):
             loss, outputs = super().compute_loss(
                 model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
             )
+            if self.stages is not None and model.training and isinstance(outputs, dict) and outputs.get("losses"):
+                loss = combine_losses(outputs["losses"], self._loss_weights(outputs["losses"], model.training))
         if isinstance(outputs, dict) and outputs.get("losses"):
             self._count_components(outputs["losses"], outputs["logits"].shape[0], training=model.training)
             if self.modulation is not None and model.training:
@@ -333,7 +349,14 @@ class MultimodalTrainer(Trainer):
             task, share = self.label_smoother(outputs, labels), 1.0
         components = {name: value * share for name, value in outputs["losses"].items() if name != "task"}
         outputs["losses"] = {**outputs["losses"], "task": task}
-        return combine_losses({"task": task, **components}, self.multimodal_model.config.loss_weights), outputs
+        losses = {"task": task, **components}
+        return combine_losses(losses, self._loss_weights(losses, model.training)), outputs
+
+    def _loss_weights(self, losses: dict[str, torch.Tensor], training: bool) -> dict[str, float]:
+        weights = self.multimodal_model.config.loss_weights
+        if self.stages is None or not training:
+            return weights
+        return self.stages.weights(self.state.global_step, losses, weights)
 
     def _count_components(self, losses: dict[str, torch.Tensor], size: int, training: bool) -> None:
         """Add a batch's components to the running means: by batch in training, as Trainer's own loss; else by sample."""
