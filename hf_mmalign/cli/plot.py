@@ -49,6 +49,22 @@ def add_parser(subparsers) -> None:
     )
     command.add_argument("run_folders", metavar="RUN", nargs="+", help="output_dir of a run; several are its seeds")
 
+    command = _add(
+        commands,
+        "word-drop",
+        _word_drop,
+        "BLEU of translations against the probability that a word of the source is unknown",
+        f"Runs that differ in their seed alone are one line, with its standard deviation. {overrides}",
+    )
+    command.add_argument("run_folders", metavar="RUN", nargs="+", help="output_dir of a run that translates")
+    command.add_argument("--split", default="test", help="split to translate (default: test)")
+    command.add_argument(
+        "--probabilities", metavar="P", type=float, nargs="+", help="of a word (default: 0, 0.1, … 0.9)"
+    )
+    command.add_argument(
+        "--device", help="where to run, such as cpu or cuda:1 (default: an accelerator, if there is one)"
+    )
+
     command = _add(commands, "heat-map", _heat_map, "a sweep's scores on validation over two arguments")
     command.add_argument("sweep_folder", metavar="SWEEP", help="output_dir of a sweep")
     command.add_argument("--rows", metavar="KEY", help="argument down the side; needed where more than two vary")
@@ -103,6 +119,19 @@ def _contributions(args: argparse.Namespace) -> int:
     from .. import runs
 
     print(runs.draw_contributions(args.run_folders, output=args.output))
+    return 0
+
+
+def _word_drop(args: argparse.Namespace, rest: list[str]) -> int:
+    from .. import runs
+    from ..runs.recipe import parse_overrides
+
+    chosen = {} if args.probabilities is None else {"probabilities": args.probabilities}
+    picture = runs.draw_word_drop(
+        args.run_folders, args.split, output=args.output, device=args.device, **chosen, **parse_overrides(rest)
+    )
+    print(picture)
+    print(picture.with_suffix(".json"))
     return 0
 
 

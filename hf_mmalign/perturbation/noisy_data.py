@@ -9,9 +9,14 @@ from typing import Any, get_args
 import torch
 from torch.utils.data import Dataset
 
-from .protocols import NoiseProtocol, RawNoiseKind, WhiteNoise, check_epsilon
+from .protocols import NoiseProtocol, RawNoiseKind, UnknownWords, WhiteNoise, check_epsilon
 
 _OF_PROTOCOL = ("protocol", "kind", "epsilon")
+# By the key that tells them, noises without a protocol: what they are, and what else may be said of them.
+_OF_ITS_OWN: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    "snr": (WhiteNoise, ()),
+    "unknown_words": (UnknownWords, ("token",)),
+}
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,8 @@ class RowNoise:
     Args:
         modality_kinds (`Mapping[str, str | int]`): The modalities to disturb, as the config's `modality_kinds`.
         disturb (`Callable`): Makes a noisy row, or None, of a row, `modality_kinds` and the keywords `index`, `seed` and
-            `epoch`: [`WhiteNoise.disturb`], or [`NoiseProtocol.disturb`] with its `kind` and `epsilon`.
+            `epoch`: [`WhiteNoise.disturb`], [`UnknownWords.disturb`], or [`NoiseProtocol.disturb`] with its `kind` and
+            `epsilon`.
         seed (`int`): Non-negative.
     """
 
@@ -35,7 +41,8 @@ class RowNoise:
 
         Args:
             settings (`Mapping[str, Any]`): `protocol`, `kind` and `epsilon`, and if need be `units` ("mvsa"); or `snr`, for
-                [`WhiteNoise`]. Either with `modalities`, if not on all.
+                [`WhiteNoise`]; or `unknown_words` and if need be `token`, for [`UnknownWords`]. Each with `modalities`, if
+                not on all.
             modality_kinds (`Mapping[str, str | int]`): All modalities of the model.
 
         Raises:
@@ -47,8 +54,9 @@ class RowNoise:
         if unknown:
             raise ValueError(f"train_noise: modalities has {unknown}, but the model's are {list(modality_kinds)}.")
         kinds = {name: modality_kinds[name] for name in chosen}
-        if "snr" in settings:
-            return cls(kinds, WhiteNoise(settings["snr"]).disturb, seed)
+        alone = _own_noise(settings)
+        if alone is not None:
+            return cls(kinds, alone.disturb, seed)
         protocol = NoiseProtocol(settings["protocol"], settings.get("units", "mvsa"))
         return cls(kinds, partial(protocol.disturb, kind=settings["kind"], epsilon=float(settings["epsilon"])), seed)
 
@@ -103,19 +111,22 @@ class NoisyDataset(Dataset):
 
 def check_train_noise(settings: Any) -> None:
     """Raise ValueError, beginning with `train_noise`, unless it is what :meth:`RowNoise.of` takes."""
-    example = "train_noise is, for example, {protocol: qmf, kind: gaussian, epsilon: 5} or {snr: 10}"
+    example = (
+        "train_noise is, for example, {protocol: qmf, kind: gaussian, epsilon: 5}, {snr: 10} or {unknown_words: 0.3}"
+    )
     if not isinstance(settings, Mapping):
         raise ValueError(f"{example}, not {settings!r}.")
-    needed = ("snr",) if "snr" in settings else _OF_PROTOCOL
-    known = (*needed, "modalities", *(() if "snr" in settings else ("units",)))
+    own = next((key for key in _OF_ITS_OWN if key in settings), None)
+    needed, optional = (_OF_PROTOCOL, ("units",)) if own is None else ((own,), _OF_ITS_OWN[own][1])
+    known = (*needed, *optional, "modalities")
     wrong = [key for key in settings if key not in known] + [key for key in needed if key not in settings]
     if wrong:
         raise ValueError(f"{example}; {wrong[0]!r} {'is no key of it' if wrong[0] in settings else 'is missing'}.")
-    if "snr" in settings:
+    if own is not None:
         try:
-            WhiteNoise(settings["snr"])
+            _own_noise(settings)
         except ValueError as error:
-            raise ValueError(f"train_noise: snr: {error}") from error
+            raise ValueError(f"train_noise: {own}: {error}") from error
         return
     if settings["kind"] not in get_args(RawNoiseKind):
         raise ValueError(f"train_noise: kind is one of {get_args(RawNoiseKind)}, not {settings['kind']!r}.")
@@ -124,3 +135,11 @@ def check_train_noise(settings: Any) -> None:
         NoiseProtocol(settings["protocol"], settings.get("units", "mvsa"))
     except ValueError as error:
         raise ValueError(f"train_noise: {error}") from error
+
+
+def _own_noise(settings: Mapping[str, Any]) -> Any:
+    """The noise of settings that name no protocol; None of others."""
+    for key, (noise, optional) in _OF_ITS_OWN.items():
+        if key in settings:
+            return noise(settings[key], **{name: settings[name] for name in optional if name in settings})
+    return None

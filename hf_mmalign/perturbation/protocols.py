@@ -28,6 +28,7 @@ RawNoiseKind = Literal["gaussian", "salt-pepper", "words-replaced", "words-dropp
 
 ALL_MODALITIES = "all"
 WHITE_NOISE = "white-noise"
+UNKNOWN_WORDS = "unknown-words"
 # Of anything but texts; where these are put on all modalities, texts have their words replaced.
 _KINDS: tuple[RawNoiseKind, ...] = ("gaussian", "salt-pepper")
 
@@ -195,6 +196,45 @@ class WhiteNoise:
                     noisy[name] = _noisy_numbers(
                         row[name], of, lambda numbers, r=rng: noise_at_snr(numbers, self.snr, r)
                     )
+        return {**row, **noisy} if noisy else None
+
+
+@dataclass(frozen=True)
+class UnknownWords:
+    """Words of every text, between single spaces, replaced by the unknown token; whatever is no text passes unchanged.
+
+    As with a [`NoiseProtocol`], which words they are is a function of seed, epoch, the sample's index and the modality
+    alone, and the probability scales one and the same draw: what is gone at 0.1 is gone at 0.2 too.
+
+    Args:
+        probability (`float`): Of each word, from 0 to 1.
+        token (`str`, *optional*, defaults to `"<unk>"`): What takes its place: the tokenizer's unknown token, which it
+            knows in a text.
+
+    Raises:
+        ValueError: If either is none of these.
+    """
+
+    probability: float
+    token: str = "<unk>"
+
+    def __post_init__(self) -> None:
+        number = self.probability
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number <= 1:
+            raise ValueError(f"The probability of unknown words lies between 0 and 1, not {number!r}.")
+        if not isinstance(self.token, str) or not self.token:
+            raise ValueError(f"The token of unknown words is a text, not {self.token!r}.")
+
+    def disturb(
+        self, row: Mapping[str, Any], modality_kinds: Mapping[str, str | int], index: int, seed: int = 0, epoch: int = 0
+    ) -> dict[str, Any] | None:
+        """As [`NoiseProtocol.disturb`]; None where the sample has no text."""
+        noisy = {}
+        for name, of in modality_kinds.items():
+            if of == "text" and not _is_missing(row.get(name)):
+                rng = _generator(seed, epoch, index, UNKNOWN_WORDS, name)
+                with _named(name, index):
+                    noisy[name] = replace_words(row[name], self.probability, rng, (self.token,))
         return {**row, **noisy} if noisy else None
 
 

@@ -130,19 +130,19 @@ def refuse_other_run(folder: Path, recipe: Recipe) -> None:
             )
         return
     saved = read_values(file)
-    differing = _differing(Recipe(file, saved, {}, {}), recipe)
-    if differing:
+    changed = differing(Recipe(file, saved, {}, {}), recipe)
+    if changed:
         found = "; ".join(
-            f"{key} is {_quote(saved, key)} there and {_quote(recipe.values, key)} here" for key in differing[:5]
+            f"{key} is {_quote(saved, key)} there and {_quote(recipe.values, key)} here" for key in changed[:5]
         )
-        more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
+        more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise RecipeError(
             f"{folder} holds a run with other settings than this sweep's: {found}{more}. Choose another --output_dir, or "
             "delete the folder to run it again."
         )
 
 
-def _differing(saved: Recipe, recipe: Recipe) -> list[str]:
+def differing(saved: Recipe, recipe: Recipe) -> list[str]:
     """The keys in which two recipes differ as arguments: 1e-3 is 0.001, and a default need not be written."""
     keys = [key for key in saved.values | recipe.values if key not in _NOT_COMPARED]
     absent = object()

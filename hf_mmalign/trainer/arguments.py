@@ -134,8 +134,9 @@ class MultimodalTrainingArguments(TrainingArguments):
         metadata={
             "help": "Noise on the raw inputs of training samples, a new draw each epoch: {protocol: qmf or clean, kind: "
             "gaussian, salt-pepper, words-replaced or words-dropped, epsilon: 5}, and if need be units (mvsa, nyud2), or "
-            "{snr: 10}, white noise on waveforms and feature sequences; either with modalities, if not on all. Evaluation "
-            "during training stays clean."
+            "{snr: 10}, white noise on waveforms and feature sequences, or {unknown_words: 0.3}, words of texts that "
+            "become <unk> (or another token) with this probability; each with modalities, if not on all. Evaluation during "
+            "training stays clean."
         },
     )
     early_stopping_patience: int | None = field(
