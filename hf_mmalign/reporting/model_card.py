@@ -116,7 +116,9 @@ def write_model_card(
         usage=usage_snippet(config, repo_id or name),
         results=_results_table(scores),
         robustness=robustness and _robustness_section(folder, robustness),
-        definitions=_definitions([*metrics, *(robustness.metric_names if robustness else [])]),
+        definitions=_definitions(
+            [*metrics, *(robustness.metric_names if robustness else [])], results.get("signatures", {})
+        ),
         recipe=recipe and _as_yaml(recipe),
         training_arguments=training_arguments and _as_yaml(training_arguments),
         environment=_environment(),
@@ -178,9 +180,13 @@ def _checked_method(method: str | None, config: Any) -> str:
     return method
 
 
-def _definitions(metrics: list[str]) -> list[tuple[str, str]]:
-    """What each metric is, by its name for readers, once."""
-    return [(METRICS[name].label, METRICS[name].definition) for name in dict.fromkeys(metrics) if name in METRICS]
+def _definitions(metrics: list[str], signatures: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What each metric is, by its name for readers, once; with sacreBLEU's signature where it has one."""
+    return [
+        (METRICS[name].label, METRICS[name].definition + (f" (`{signatures[name]}`)" if name in signatures else ""))
+        for name in dict.fromkeys(metrics)
+        if name in METRICS
+    ]
 
 
 def _scores(results: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, dict[str, float]]:

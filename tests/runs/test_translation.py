@@ -56,6 +56,7 @@ def test_the_folder_is_complete_and_loads_in_stock_classes(translator):
         "for translation from text and image",
         "early fusion by concatenation",
         "METEOR (exact)",
+        results["signatures"]["bleu_intl"],
         "runs.predict",
     ):
         assert words in card, words
@@ -69,6 +70,27 @@ def test_a_saved_folder_is_evaluated_as_it_was_in_training(translator, capsys):
     saved = json.loads((translator.folder / "evaluation_validation.json").read_text())
     for name in ("bleu", "chrf", "meteor", "loss"):
         assert saved[name] == pytest.approx(translator.results["validation"][name], rel=1e-3)
+
+
+def test_the_scores_that_a_recipe_or_a_command_chooses(translator, tmp_path, capsys):
+    """As `metrics` does for classes: nothing else is computed, and each score of sacreBLEU has its signature."""
+    files = []
+    for name, scores in (("multi30k", {"bleu", "bleu_4", "meteor"}), ("bleu", {"bleu", "bleu_intl"})):
+        assert main(["evaluate", str(translator.folder), "--metrics", name]) == 0
+        saved = json.loads((translator.folder / "evaluation_test.json").read_text())
+        assert set(saved) - {"signatures", "loss", "loss_task"} == scores
+        assert set(saved["signatures"]) == scores - {"meteor"}
+        said = capsys.readouterr().out
+        assert all(f"{score}: {signature}" in said for score, signature in saved["signatures"].items())
+        files.append(saved)
+    assert files[0]["bleu"] == pytest.approx(files[1]["bleu"])
+    assert files[0]["bleu"] == pytest.approx(translator.results["test"]["bleu"])
+    few = {"max_train_samples": 32, "max_eval_samples": 8, "num_train_epochs": 1, "robustness_seeds": [0]}
+    chosen = runs.train("translation/smoke", output_dir=str(tmp_path / "run"), metrics="how2", **few)
+    scores = {"bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4"}
+    assert set(chosen.results["test"]) - {"loss", "loss_task"} == scores == set(chosen.results["signatures"])
+    assert set(chosen.report.metric_names) == scores
+    assert "METEOR" not in (chosen.folder / "README.md").read_text()
 
 
 def test_a_folder_that_a_script_saved_is_told_its_data(translator, tmp_path):
@@ -102,6 +124,8 @@ def test_a_table_of_ones_own_is_translated_line_by_line(translator, tmp_path, ca
     assert lines[0]["prediction"].endswith("Drei auf weißem Papier")
     assert lines[0]["modalities"] == ["text"]
     assert "probabilities" not in lines[0]
+    assert main(["predict", str(translator.folder), str(table), "--output", str(tmp_path / "said.jsonl")]) == 0
+    assert [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()] == lines
 
 
 def recipe(tmp_path, **keys):
@@ -131,7 +155,7 @@ def test_a_vocabulary_made_before_is_taken(tmp_path):
         ({"metric_for_best_model": "accuracy"}, "this task has the metrics .'bleu'"),
         ({"text_config": {"model_type": "bert"}}, "expected the config of an encoder–decoder"),
         ({"generation_max_lenght": 20}, "Did you mean 'generation_max_length'"),
-        ({"metrics": "emotion"}, "emotion is for single-label classification"),
+        ({"metrics": "emotion"}, "emotion is for single-label classification, and this is a translation"),
     ],
 )
 def test_what_does_not_fit_is_said_before_training(tmp_path, keys, message):

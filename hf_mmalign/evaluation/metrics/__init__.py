@@ -20,7 +20,15 @@ from .emotion import EmotionScores, emotion_metrics
 from .regression import MeanAbsoluteError, PearsonCorrelation, regression_metrics
 from .sentiment import BinarySentiment, SentimentLevels, sentiment_levels, sentiment_metrics
 from .sims import SimsSentiment, sims_levels, sims_metrics
-from .translation import TRANSLATION_METRICS, Bleu, ChrF, Meteor, TranslationMetrics, translation_metrics
+from .translation import (
+    TRANSLATION_FAMILIES,
+    TRANSLATION_METRICS,
+    Bleu,
+    ChrF,
+    Meteor,
+    TranslationMetrics,
+    translation_metrics,
+)
 
 __all__ = [
     "AUROC",
@@ -60,13 +68,16 @@ class _Family:
 
     problem_type: str
     primary: str
-    function: Callable[..., dict[str, float]]
+    function: Callable[..., dict[str, float]] | None = (
+        None  # of logits and labels; none of translations, which are texts
+    )
 
 
 _FAMILIES = {
     "sentiment": _Family("regression", "mae", sentiment_metrics),
     "sims": _Family("regression", "sims_mae", sims_metrics),
     "emotion": _Family("single_label_classification", "wacc", emotion_metrics),
+    **{name: _Family("translation", scores[0]) for name, scores in TRANSLATION_FAMILIES.items()},
 }
 
 
@@ -111,7 +122,7 @@ def metric_names_for(problem_type: str, num_labels: int, metrics: str | None = N
     """What :func:`compute_metrics_for` of these arguments computes; raises as it does."""
     if problem_type == "translation":
         primary_metric(problem_type, num_labels, metrics)
-        return list(TRANSLATION_METRICS)
+        return list(TRANSLATION_METRICS if metrics is None else TRANSLATION_FAMILIES[metrics])
     compute = compute_metrics_for(problem_type, num_labels, metrics=metrics)
     logits = np.eye(max(num_labels, 2), num_labels)
     labels = logits.argmax(axis=1) if problem_type == "single_label_classification" else logits
@@ -128,7 +139,8 @@ def primary_metric(problem_type: str, num_labels: int, metrics: str | None = Non
     the micro average of far weaker models already exceed 0.6, and the missing-modality literature on MM-IMDb uses the
     macro average: we read it as `f1_macro`.
 
-    Of the named families it is the first column of DecAlign's Tables 1 and 2: MAE, of CH-SIMS after clipping, and WAcc.
+    Translations: BLEU. Of the named families it is the first column of DecAlign's Tables 1 and 2: MAE, of CH-SIMS after
+    clipping, and WAcc; of translations' families BLEU too.
 
     Raises:
         ValueError: If the problem type or `metrics` is unknown or they do not fit, or a single-label problem has fewer
@@ -158,9 +170,13 @@ def _named_primary(problem_type: str, num_labels: int, metrics: str) -> tuple[st
     family = _FAMILIES[metrics]
     primary_metric(problem_type, num_labels)
     if problem_type != family.problem_type or (problem_type == "regression" and num_labels != 1):
-        wanted = "regression of one target" if family.problem_type == "regression" else "single-label classification"
+        wanted = {
+            "regression": "regression of one target",
+            "single_label_classification": "single-label classification",
+        }
+        found = problem_type if problem_type == "translation" else f"{problem_type} with {num_labels} labels"
         raise ValueError(
-            f"metrics: {metrics} is for {wanted}, and this is a {problem_type} with {num_labels} labels. Leave it out, or "
-            "choose the label column and task it is for."
+            f"metrics: {metrics} is for {wanted.get(family.problem_type, family.problem_type)}, and this is a {found}. "
+            "Leave it out, or choose the label column and task it is for."
         )
     return family.primary, GREATER_IS_BETTER[family.primary]

@@ -19,7 +19,14 @@ _BEAM = 40
 
 
 class _TextMetric(LocalMetric):
-    """Predictions and references are strings, one reference each."""
+    """Predictions and references are strings, one reference each.
+
+    :attr:`signatures` says how sacreBLEU computed each score, once something was scored.
+    """
+
+    @property
+    def signatures(self) -> dict[str, str]:
+        return {}
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -32,10 +39,7 @@ class _TextMetric(LocalMetric):
 
 class Bleu(_TextMetric):
     """BLEU of the corpus by sacreBLEU: `bleu` (4-grams, tokenization 13a, case kept), the same of shorter n-grams as
-    `bleu_1` to `bleu_4`, and `bleu_intl` with the international tokenization.
-
-    :attr:`signatures` says how each was computed.
-    """
+    `bleu_1` to `bleu_4`, and `bleu_intl` with the international tokenization."""
 
     @cached_property
     def _scorers(self) -> dict[str, BLEU]:
@@ -48,7 +52,6 @@ class Bleu(_TextMetric):
 
     @property
     def signatures(self) -> dict[str, str]:
-        """sacreBLEU's signature of each score, once something was scored."""
         return {name: str(scorer.get_signature()) for name, scorer in self._scorers.items()}
 
 
@@ -131,8 +134,19 @@ def align(words: Sequence[str], reference: Sequence[str]) -> tuple[int, int]:
     return len(used), chunks
 
 
+_METRICS: dict[str, type[_TextMetric]] = {
+    **dict.fromkeys(("bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "bleu_intl"), Bleu),
+    "chrf": ChrF,
+    "meteor": Meteor,
+}
 # What :class:`TranslationMetrics` returns, the one that selects first.
-TRANSLATION_METRICS = ("bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "bleu_intl", "chrf", "meteor")
+TRANSLATION_METRICS = tuple(_METRICS)
+# By name, what is reported instead: BLEU alone; what the Auto-Fusion paper has in its Tables 1 and 2.
+TRANSLATION_FAMILIES = {
+    "bleu": ("bleu", "bleu_intl"),
+    "how2": ("bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4"),
+    "multi30k": ("bleu", "bleu_4", "meteor"),
+}
 
 
 class TranslationMetrics:
@@ -144,6 +158,7 @@ class TranslationMetrics:
         pad_token_id (`int`): Stands for -100.
         references (`dict[tuple[int, ...], str]`, *optional*): By the token ids of a label, the text that they were made of,
             so that what the tokenizer does not know, or cuts, counts too. Labels that are not there are decoded.
+        names (`Sequence[str]`, *optional*): The scores to compute, of `TRANSLATION_METRICS`; by default all.
 
     Attributes:
         signatures (`dict[str, str]`): sacreBLEU's signature of each score, once something was scored.
@@ -154,11 +169,13 @@ class TranslationMetrics:
         decode: Callable[[list[list[int]]], list[str]],
         pad_token_id: int,
         references: dict[tuple[int, ...], str] | None = None,
+        names: Sequence[str] = TRANSLATION_METRICS,
     ):
         self.decode = decode
         self.pad_token_id = pad_token_id
         self.references = references or {}
-        self._metrics = (Bleu(), ChrF(), Meteor())
+        self.names = tuple(names)
+        self._metrics = [metric() for metric in dict.fromkeys(_METRICS[name] for name in self.names)]
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         """Scores by name, from 0 to 100.
@@ -182,7 +199,7 @@ class TranslationMetrics:
         scores: dict[str, float] = {}
         for metric in self._metrics:
             scores |= metric.score(predictions, references)
-        return scores
+        return {name: scores[name] for name in self.names}
 
     def _references(self, labels: np.ndarray) -> list[str]:
         rows = [tuple(row[row != IGNORED_LABEL].tolist()) for row in labels]
@@ -191,15 +208,19 @@ class TranslationMetrics:
 
     @property
     def signatures(self) -> dict[str, str]:
-        return {name: text for metric in self._metrics[:2] for name, text in metric.signatures.items()}
+        told = {name: text for metric in self._metrics for name, text in metric.signatures.items()}
+        return {name: told[name] for name in self.names if name in told}
 
 
-def translation_metrics(processor: Any, references: Iterable[str] = ()) -> TranslationMetrics:
+def translation_metrics(
+    processor: Any, references: Iterable[str] = (), metrics: str | None = None
+) -> TranslationMetrics:
     """The `compute_metrics` of a translation.
 
     Args:
         processor ([`MultimodalProcessor`]): Made the labels.
         references (`Iterable[str]`, *optional*): The texts of which labels were made, to be scored against as they are.
+        metrics (`str`, *optional*): `"bleu"`, `"how2"` or `"multi30k"` for fewer scores than all.
     """
     tokenizer = processor.tokenizer
     texts = list(references)
@@ -208,4 +229,6 @@ def translation_metrics(processor: Any, references: Iterable[str] = ()) -> Trans
     def decode(rows: list[list[int]]) -> list[str]:
         return tokenizer.batch_decode(rows, skip_special_tokens=True)
 
-    return TranslationMetrics(decode, tokenizer.pad_token_id, dict(zip(map(tuple, ids), texts, strict=True)))
+    known = dict(zip(map(tuple, ids), texts, strict=True))
+    names = TRANSLATION_METRICS if metrics is None else TRANSLATION_FAMILIES[metrics]
+    return TranslationMetrics(decode, tokenizer.pad_token_id, known, names)
