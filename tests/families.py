@@ -49,6 +49,10 @@ def fusion_encoders(**fields):
     return FusionForSequenceClassification(FusionConfig(**defaults | fields)), batch, CLASSES
 
 
+def def_aaf(**fields):
+    return fusion(**{"fusion": "def_aaf", "latent_size": 8, "class_dropout": 0.0} | fields)
+
+
 def bert(**fields):
     config = BertWmaConfig(**BACKBONE | TOKENS | {"feature_sizes": WIDTHS, "num_labels": 3} | fields)
     return BertWmaForSequenceClassification(config), text_batch(TEXTS) | feature_batch(LENGTHS, WIDTHS), CLASSES
@@ -66,6 +70,7 @@ FAMILIES = {
     "decalign with a text encoder": decalign_text,
     "fusion": fusion,
     "fusion with encoders": fusion_encoders,
+    "fusion with def_aaf": def_aaf,
     "bert_wma": bert,
     "vilt_wma": vilt,
 }

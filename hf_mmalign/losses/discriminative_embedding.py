@@ -1,7 +1,7 @@
 """The losses of the Discriminative Embedding Framework and of its gate (DEF + AAF, §3.1 and Appendix D).
 
-All take one vector per modality and who has it. Squared distances are means over coordinates, so that their weights mean the
-same at every width; what is asked of pairs of modalities leaves out samples that have only one.
+All take one vector per modality and who has it. Squared distances are means over coordinates, so that their weights mean
+the same at every width; what is asked of pairs of modalities leaves out samples that have only one.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def homologous_loss(codes: Mapping[str, Tensor], present: Mapping[str, Tensor]) 
     Returns:
         `torch.Tensor` of shape `()`.
     """
-    apart = full_precision(next(iter(codes.values()))).new_zeros(len(next(iter(codes.values()))))
+    apart = torch.zeros_like(full_precision(next(iter(codes.values())))[:, 0])
     pairs = torch.zeros_like(apart)
     for left, right in combinations(codes, 2):
         both = (present[left] & present[right]).to(apart.dtype)
@@ -89,7 +89,7 @@ def contrastive_loss(codes: Mapping[str, Tensor], present: Mapping[str, Tensor],
     """
     some = next(iter(codes.values()))
     total, count = some.new_zeros(()), some.new_zeros(())
-    itself = torch.arange(len(some), device=some.device)
+    itself = torch.arange(some.shape[0], device=some.device)
     with no_autocast(some.device):
         units = {name: F.normalize(full_precision(code), dim=1) for name, code in codes.items()}
         for left, right in combinations(units, 2):
@@ -104,7 +104,7 @@ def contrastive_loss(codes: Mapping[str, Tensor], present: Mapping[str, Tensor],
 
 
 def entropy_shortfall(weights: Tensor, present: Tensor, floor: float) -> Tensor:
-    r"""By how much gate weights are too peaked: mean of max(0, h − H_i / log M_i) over the samples with M_i ≥ 2 (Appendix D).
+    r"""By how much gate weights are too peaked (Appendix D): the mean of max(0, h − H_i / log M_i) where M_i ≥ 2.
 
     Args:
         weights (`torch.Tensor` of shape `(B, M)`): α, 0 for absent modalities.

@@ -13,6 +13,22 @@ def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
 
+def class_shares(labels: torch.Tensor, problem_type: str, num_labels: int) -> torch.Tensor | None:
+    """`(B, num_labels)` fp32: each class's share in a sample's label, equal ones of several; None if there are no classes.
+
+    Args:
+        labels (`torch.Tensor`), problem_type (`str`): As for :func:`task_loss`. A row of zeros stands for a label of −100,
+            and for a sample without any label.
+    """
+    if problem_type == "multi_label_classification":
+        hot = labels.float()
+        return hot / hot.sum(dim=1, keepdim=True).clamp(min=1)
+    if problem_type != "single_label_classification":
+        return None
+    labels = labels.long().view(-1)
+    return F.one_hot(labels.clamp(min=0), num_labels).float() * (labels >= 0).unsqueeze(1)
+
+
 def task_loss(
     logits: torch.Tensor, labels: torch.Tensor, problem_type: str, counted: torch.Tensor | None = None
 ) -> torch.Tensor:

@@ -76,6 +76,8 @@ class MultimodalOutput(ModelOutput):
             its encoded content tokens, where `output_modality_features=True`; zero for samples that miss it.
         unimodal_logits (`dict[str, torch.FloatTensor]`, *optional*): `(B, num_labels)` scores of each modality of the batch
             alone, of models that have a head for each.
+        gate_weights (`dict[str, torch.FloatTensor]`, *optional*): `(B,)` weight of each modality of the batch in the fused
+            vector, of models with a gate; those of a sample sum to 1, 0 where it misses the modality.
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): As in transformers.
     """
 
@@ -84,6 +86,7 @@ class MultimodalOutput(ModelOutput):
     losses: dict[str, torch.Tensor] | None = None
     modality_features: dict[str, torch.Tensor] | None = None
     unimodal_logits: dict[str, torch.Tensor] | None = None
+    gate_weights: dict[str, torch.Tensor] | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 

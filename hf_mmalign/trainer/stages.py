@@ -17,9 +17,9 @@ class TrainingStage:
 
     Args:
         num_train_epochs (`float`): Its length. With `max_steps`, its share of them.
-        losses (`list[str]`, *optional*): The model's loss components that count, `generator_*` for all of that beginning.
+        losses (`list[str]`, *optional*): The loss components that count, `generator_*` for all of that beginning.
         learning_rate (`float`, *optional*): Rates of backbone and modalities keep their ratio to it.
-        lr_scheduler_type (`str`, *optional*), lr_scheduler_kwargs (`dict`, *optional*): The schedule, from the stage's first
+        lr_scheduler_type (`str`, *optional*), lr_scheduler_kwargs (`dict`, *optional*): The schedule from the stage's first
             step to its last: `polynomial` with `{lr_end: 1e-5, power: 1}` falls linearly to 1e-5.
         warmup_steps (`int`, defaults to 0): Steps in which the rate rises from 0.
     """

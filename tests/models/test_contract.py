@@ -88,7 +88,7 @@ def test_hidden_states_lead_to_the_logits(family):
     assert_close(model(**batch).hidden_states, states)
     assert all(torch.isfinite(state).all() for state in states)
     if family.startswith("fusion"):
-        width = sum(map(model.width_of, model.config.modalities))
+        width = model.fuser.width
         assert [state.shape for state in states] == [(4, width), (4, 8)]
         assert_close(model.classifier(states[-1]), model(**batch).logits)
         return

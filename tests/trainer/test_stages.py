@@ -54,7 +54,7 @@ def test_each_stage_has_its_losses_and_its_schedule(tmp_path):
 def test_two_stages_are_two_trainings(tmp_path):
     """Of half the steps each, the second from the first's weights."""
     plain = {"lr_scheduler_type": "constant", "learning_rate": 1e-2}
-    both, _ = staged(tmp_path / "both", [{"num_train_epochs": 1}, {"num_train_epochs": 1}], max_steps=6, **plain)
+    staged(tmp_path / "both", [{"num_train_epochs": 1}, {"num_train_epochs": 1}], max_steps=6, **plain)
     one = build_trainer(tmp_path / "one", build_fusion(**HEADS), max_steps=3, **EVERY_STEP | plain)
     one.train()
     torch.testing.assert_close(

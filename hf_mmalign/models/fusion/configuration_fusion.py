@@ -4,11 +4,12 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
+from .configuration_def_aaf import DefAafFields
 from .configuration_encoders import FusionEncodersConfig
 
 
 @strict
-class FusionConfig(FusionEncodersConfig):
+class FusionConfig(DefAafFields, FusionEncodersConfig):
     r"""Late fusion of any number of modalities, each through an encoder of its own.
 
     A modality that `encoders` names and `feature_sizes` does not comes raw, as its encoder takes it: token ids, pictures or
@@ -25,8 +26,9 @@ class FusionConfig(FusionEncodersConfig):
             Names, in order; by default the raw ones, in the order of `encoders`, then those of `feature_sizes`.
         fusion (`str`, defaults to `"concat"`):
             How the modalities' vectors become one: `"concat"`, concatenated; `"auto"`, compressed so that they can be
-            reconstructed (Auto-Fusion), whose loss is `reconstruction`.
-        latent_size (`int`, defaults to 50): Width of the vector that `fusion="auto"` makes.
+            reconstructed (Auto-Fusion), whose loss is `reconstruction`; `"def_aaf"`, the weighted sum of class-conditional
+            codes, see [`DefAafFields`], whose fields belong here too.
+        latent_size (`int`, defaults to 50): Width of the fused vector, except of `fusion="concat"`.
         fusion_weight (`float`, defaults to 1.0): Weight of the losses of the fusion.
         encoder (`str` or `dict[str, str]`, defaults to `"mlp"`):
             What feature sequences without an entry in `encoders` pass through, for all or by modality: `"mlp"`, a linear
@@ -77,7 +79,7 @@ class FusionConfig(FusionEncodersConfig):
 
     model_type = "mmalign_fusion"
 
-    fusion: Literal["concat", "auto"] = "concat"
+    fusion: Literal["concat", "auto", "def_aaf"] = "concat"
     latent_size: int = 50
     fusion_weight: float | int = 1.0
     num_head_layers: int = 1
@@ -109,10 +111,18 @@ class FusionConfig(FusionEncodersConfig):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; a weight is at least 0.")
         super().validate_multimodal()
+        self.check_def_aaf(len(self.modalities))
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that a sample can be of; 0 of regression."""
+        return 0 if self.problem_type == "regression" or self.num_labels == 1 else self.num_labels
 
     @property
     def loss_weights(self) -> dict[str, float]:
         heads = self.modalities if self.unimodal_heads else []
         fusion = {"reconstruction": self.fusion_weight} if self.fusion == "auto" else {}
+        if self.fusion == "def_aaf":
+            fusion = {name: self.fusion_weight * weight for name, weight in self.def_aaf_weights.items()}
         fusion |= {"aib": self.aib_weight} if self.aib_weight else {}
         return fusion | {f"unimodal_{name}": self.unimodal_weight for name in heads}

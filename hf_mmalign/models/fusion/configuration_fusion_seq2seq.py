@@ -6,6 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
+from .configuration_def_aaf import DefAafFields
 from .configuration_encoders import FusionEncodersConfig
 from .encoders import longest_text
 
@@ -14,7 +15,7 @@ _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_tok
 
 
 @strict
-class FusionSeq2SeqConfig(FusionEncodersConfig):
+class FusionSeq2SeqConfig(DefAafFields, FusionEncodersConfig):
     r"""An encoder–decoder for text that also attends to other modalities.
 
     The decoder's memory is the text encoder's states and, where there are other modalities, what `fusion` makes of all.
@@ -25,10 +26,10 @@ class FusionSeq2SeqConfig(FusionEncodersConfig):
             Config of an encoder–decoder that `AutoModelForSeq2SeqLM` makes (Marian, BART, T5, …), or a dict with its
             `model_type`, `"marian"` by default.
         fusion (`str`, defaults to `"concat"`):
-            `"concat"`, early fusion: the concatenation of the modalities' vectors, the text's among them, projected to one
-            memory token; `"auto"`, the same of their Auto-Fusion; `"attention"`: every step of every other modality,
-            projected, is a memory token.
-        latent_size (`int`, defaults to 100): Width of the vector that `fusion="auto"` makes.
+            `"concat"`, early fusion: the concatenation of the modalities' vectors, the text's among them, projected to
+            one memory token; `"auto"`, the same of their Auto-Fusion; `"def_aaf"`, of DEF + AAF, see [`DefAafFields`];
+            `"attention"`: every step of every other modality, projected, is a memory token.
+        latent_size (`int`, defaults to 100): Width of the fused vector, except of `fusion="concat"`.
         fusion_weight (`float`, defaults to 1.0): Weight of the losses of the fusion.
         label_smoothing (`float`, defaults to 0.0): Of the tokens' cross-entropy, in training only.
         feature_sizes, encoders, modalities, encoder, hidden_size, num_encoder_layers, num_attention_heads, frozen, \
@@ -53,7 +54,7 @@ class FusionSeq2SeqConfig(FusionEncodersConfig):
     sub_configs: ClassVar = {"text_config": AutoConfig}
 
     text_config: PreTrainedConfig | dict | None = None
-    fusion: Literal["concat", "auto", "attention"] = "concat"
+    fusion: Literal["concat", "auto", "def_aaf", "attention"] = "concat"
     latent_size: int = 100
     fusion_weight: float | int = 1.0
     label_smoothing: float | int = 0.0
@@ -107,6 +108,7 @@ class FusionSeq2SeqConfig(FusionEncodersConfig):
                 f"decoder_start_token_id {self.decoder_start_token_id}; a translation needs all three."
             )
         super().validate_multimodal()
+        self.check_def_aaf(len(self.modalities))
 
     def _raw_kind(self, name: str) -> str:
         return "text" if name == "text" else super()._raw_kind(name)
@@ -121,7 +123,14 @@ class FusionSeq2SeqConfig(FusionEncodersConfig):
         return self.pad_token_id
 
     @property
+    def num_classes(self) -> int:
+        """None: a translation is of no class."""
+        return 0
+
+    @property
     def loss_weights(self) -> dict[str, float]:
+        if self.fusion == "def_aaf":
+            return {name: self.fusion_weight * weight for name, weight in self.def_aaf_weights.items()}
         return {"reconstruction": self.fusion_weight} if self.fusion == "auto" else {}
 
     @property

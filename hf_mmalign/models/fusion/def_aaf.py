@@ -12,6 +12,8 @@ from ...losses.discriminative_embedding import (
     homologous_loss,
     reconstruction_losses,
 )
+from .configuration_def_aaf import DefAafFields
+from .fusions import ConcatFusion, Fused
 
 
 class ClassConditionalAutoencoder(nn.Module):
@@ -77,8 +79,8 @@ class ClassCondition(nn.Module):
     """The class embedding e_w, and what stands for it where the class is not known.
 
     In training the label's, unless it is dropped, with a probability. Where it is, and always in evaluation whatever labels
-    are given, the expectation under a classifier that is trained beside, or without one an embedding that means "unknown". So
-    the head has been trained on what it will see. Tasks without classes have one embedding for all.
+    are given, the expectation under a classifier that is trained beside, or without one an embedding that means "unknown".
+    So the head has been trained on what it will see. Tasks without classes have one embedding for all.
 
     Args:
         num_classes (`int`): 0 where there are none.
@@ -102,7 +104,7 @@ class ClassCondition(nn.Module):
             classes (`torch.Tensor` of shape `(B, num_classes)`, *optional*): Share of each class in a sample's label; zeros
                 where a sample has none. Read in training only.
         """
-        unknown = self.unknown.expand(len(projected), -1)
+        unknown = self.unknown.expand(projected.shape[0], -1)
         if self.embedding is None:
             return unknown, None
         logits = None if self.posterior is None else self.posterior(projected)
@@ -112,3 +114,92 @@ class ClassCondition(nn.Module):
         known = classes.any(dim=1, keepdim=True)
         known = known & (torch.rand_like(known, dtype=torch.float32) >= self.dropout)
         return torch.where(known, classes.to(told.dtype) @ self.embedding.weight, told), logits
+
+
+class DefAafFusion(nn.Module):
+    """DEF + AAF: z = Σ α^s c^s of class-conditional codes c^s and gate weights α^s (Eqs. 2–11).
+
+    Its loss components are `homologous` (Eq. 4), `intra_reconstruction` and `cross_reconstruction` (Eqs. 5 and 6),
+    `contrastive` (Eq. 8), `class_posterior`, the cross-entropy of the classifier that stands in for labels, and
+    `gate_entropy` (Appendix D); those of weight 0 are not computed. What is reconstructed is a fixed target: encoders that
+    could make it easier by saying less would.
+
+    Args:
+        widths (`Mapping[str, int]`): Width of every modality's vector, in their order.
+        config ([`DefAafFields`]): The rest.
+        num_classes (`int`): 0 where there are none.
+
+    Attributes:
+        width (`int`): Of the fused vector.
+    """
+
+    def __init__(self, widths: Mapping[str, int], config: DefAafFields, num_classes: int):
+        super().__init__()
+        self.config, self.width = config, config.latent_size
+        self.joined = ConcatFusion(widths) if config.early_fusion else None
+        sizes = dict(widths) if self.joined is None else {"all": self.joined.width}
+        self.autoencoder = ClassConditionalAutoencoder(sizes, self.width, config.shared_autoencoder)
+        self.condition = ClassCondition(num_classes, self.width, config.class_dropout, config.class_posterior)
+        self.gate = ModalityGate(self.width, config.gate_floor, config.gate == "uniform")
+
+    def forward(
+        self,
+        vectors: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        classes: Tensor | None = None,
+        with_losses: bool = True,
+    ) -> Fused:
+        """As :meth:`ConcatFusion.forward`; of a sample without any modality the vector is 0."""
+        if self.joined is not None:
+            vectors, present = {"all": self.joined.concatenated(vectors)}, None
+        if present is None:
+            present = {name: vector.ne(0).any(dim=1) for name, vector in vectors.items()}
+        has = torch.stack([present[name] for name in vectors], dim=1)
+        projected = {name: self.autoencoder.project[name](vector) for name, vector in vectors.items()}
+        share = has / has.sum(dim=1, keepdim=True).clamp(min=1)
+        condition, posterior = self.condition(_weighted(projected, share), classes)
+        codes = {name: self.autoencoder.encode(name, one, condition) for name, one in projected.items()}
+        weights = self.gate(torch.stack(list(codes.values()), dim=1), has)
+        losses = {}
+        if with_losses:
+            losses = self._losses(vectors, codes, condition, present)
+            if posterior is not None:
+                losses["class_posterior"] = _posterior_loss(posterior, classes)
+            if self.config.gate_entropy_weight:
+                losses["gate_entropy"] = entropy_shortfall(weights, has, self.config.gate_entropy_floor)
+        by_name = dict(zip(vectors, weights.unbind(dim=1), strict=True))
+        return Fused(_weighted(codes, weights), losses, by_name if self.joined is None else None)
+
+    def _losses(self, vectors, codes, condition: Tensor, present) -> dict[str, Tensor]:
+        config, losses = self.config, {}
+        if config.homologous_weight:
+            losses["homologous"] = homologous_loss(codes, present)
+        if config.reconstruction_weight:
+            targets = {name: vector.detach() for name, vector in vectors.items()}
+            decoded = {
+                goal: {source: self.autoencoder.decode(goal, code, condition) for source, code in codes.items()}
+                for goal in targets
+            }
+            intra, cross = reconstruction_losses(targets, decoded, present)
+            losses |= {"intra_reconstruction": intra, "cross_reconstruction": cross}
+        if config.contrastive_weight:
+            losses["contrastive"] = contrastive_loss(codes, present, config.contrastive_temperature)
+        return losses
+
+
+def _weighted(vectors: Mapping[str, Tensor], weights: Tensor) -> Tensor:
+    """`(B, d)` sum of `(B, d)` vectors by modality, each times its column of `(B, M)` weights."""
+    return sum(
+        vector * weight.to(vector.dtype).unsqueeze(1)
+        for vector, weight in zip(vectors.values(), weights.unbind(1), strict=True)
+    )
+
+
+def _posterior_loss(logits: Tensor, classes: Tensor | None) -> Tensor:
+    """Cross-entropy of the classes' shares, its mean over samples with a class; 0 where none is known."""
+    if classes is None:
+        return logits.new_zeros((), dtype=torch.float32)
+    known = classes.any(dim=1)
+    return F.cross_entropy(logits.float(), classes, reduction="none").masked_fill(~known, 0).sum() / known.sum().clamp(
+        min=1
+    )

@@ -14,10 +14,13 @@ class Fused(NamedTuple):
     Attributes:
         vector (`torch.Tensor` of shape `(B, width)`): The fused vector.
         losses (`dict[str, torch.Tensor]`): The fusion's own loss components, unweighted scalars by name.
+        weights (`dict[str, torch.Tensor]`, *optional*): `(B,)` by modality: how much of each is in the vector, of fusions
+            that weigh.
     """
 
     vector: Tensor
     losses: dict[str, Tensor]
+    weights: dict[str, Tensor] | None = None
 
 
 class ConcatFusion(nn.Module):
@@ -35,8 +38,24 @@ class ConcatFusion(nn.Module):
         self.widths = dict(widths)
         self.width = sum(self.widths.values())
 
-    def forward(self, vectors: Mapping[str, Tensor]) -> Fused:
-        """Fuse `(B, d_m)` vectors by modality; zeros stand for those that the whole batch misses, which are left out."""
+    def forward(
+        self,
+        vectors: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        classes: Tensor | None = None,
+        with_losses: bool = True,
+    ) -> Fused:
+        """Fuse a batch.
+
+        Args:
+            vectors (`Mapping[str, torch.Tensor]`): `(B, d_m)` by modality; those that the whole batch misses are left out,
+                and zeros stand for them, as for the samples that miss one.
+            present (`Mapping[str, torch.Tensor]`, *optional*): `(B,)` bool by modality: the samples that have it; by
+                default those whose vector is not 0.
+            classes (`torch.Tensor` of shape `(B, num_labels)`, *optional*): What is known of the samples' classes, see
+                [`~losses.task.class_shares`]. Only training may depend on it.
+            with_losses (`bool`): Whether the fusion's own losses are asked for.
+        """
         return Fused(self.concatenated(vectors), {})
 
     def concatenated(self, vectors: Mapping[str, Tensor]) -> Tensor:
@@ -68,13 +87,16 @@ class AutoFusion(ConcatFusion):
         self.reconstruct = nn.ModuleList([nn.Linear(latent_size, half), nn.Linear(half, whole)])
         self.width = latent_size
 
-    def forward(self, vectors: Mapping[str, Tensor]) -> Fused:
+    def forward(
+        self,
+        vectors: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        classes: Tensor | None = None,
+        with_losses: bool = True,
+    ) -> Fused:
         whole = self.concatenated(vectors)
         latent = F.relu(self.compress[1](torch.tanh(self.compress[0](whole))))
+        if not with_losses:
+            return Fused(latent, {})
         reconstructed = self.reconstruct[1](F.relu(self.reconstruct[0](latent)))
         return Fused(latent, {"reconstruction": F.mse_loss(reconstructed.float(), whole.float())})
-
-
-def build_fusion(kind: str, widths: Mapping[str, int], latent_size: int) -> ConcatFusion:
-    """The fusion of a config: `"concat"` or `"auto"`."""
-    return AutoFusion(widths, latent_size) if kind == "auto" else ConcatFusion(widths)

@@ -11,11 +11,12 @@ from transformers import initialization as init
 
 from ...layers.kernels.dropout import dropout
 from ...losses.contribution import log_likelihood
-from ...losses.task import task_loss
+from ...losses.task import class_shares, task_loss
 from ..modeling_base import ModalityEmbedding, MultimodalOutput, combine_losses
 from .bottleneck import AsymmetricBottleneck
+from .build_fusion import build_fusion
 from .configuration_fusion import FusionConfig
-from .fusions import Fused, build_fusion
+from .fusions import Fused
 from .modality_encoders import ModalityEncodersMixin
 
 
@@ -39,7 +40,7 @@ class FusionForSequenceClassification(ModalityEncodersMixin, PreTrainedModel):
         super().__init__(config)
         self._build_encoders()
         widths = {name: self.width_of(name) for name in config.modalities}
-        self.fuser = build_fusion(config.fusion, widths, config.latent_size)
+        self.fuser = build_fusion(config, widths)
         sizes = [self.fuser.width] + [config.head_hidden_size] * config.num_head_layers
         self.head_layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
         self.classifier = nn.Linear(sizes[-1], config.num_labels)
@@ -123,7 +124,11 @@ class FusionForSequenceClassification(ModalityEncodersMixin, PreTrainedModel):
             feature_mask=feature_mask,
         )
         vectors = self.vectors_of(embeddings)
-        fused = self.fuser(vectors)
+        present = {name: embedding.present for name, embedding in embeddings.items()}
+        classes = None
+        if labels is not None:
+            classes = class_shares(labels, self.problem_type_of(labels), self.config.num_labels)
+        fused = self.fuser(vectors, present, classes, with_losses=labels is not None)
         hidden = self._hidden(fused.vector)
         logits = self._decide(hidden)
         unimodal = {name: self.unimodal_heads[name](vector) for name, vector in vectors.items() if self.unimodal_heads}
@@ -141,6 +146,7 @@ class FusionForSequenceClassification(ModalityEncodersMixin, PreTrainedModel):
             losses=losses,
             modality_features=vectors if output_modality_features else None,
             unimodal_logits=unimodal or None,
+            gate_weights=fused.weights,
             hidden_states=hidden if with_states else None,
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
@@ -164,7 +170,7 @@ class FusionForSequenceClassification(ModalityEncodersMixin, PreTrainedModel):
             raise ValueError("logits_from needs the vectors of one modality; zeros stand for one that is missing.")
         for name in vectors:
             self.check_modality(name)
-        return self._decide(self._hidden(self.fuser(vectors).vector))
+        return self._decide(self._hidden(self.fuser(vectors, with_losses=False).vector))
 
     def _decide(self, hidden: tuple[Tensor, ...], with_dropout: bool = True) -> Tensor:
         return self.classifier(dropout(hidden[-1], self.config.dropout, self.training and with_dropout))
@@ -202,7 +208,7 @@ class FusionForSequenceClassification(ModalityEncodersMixin, PreTrainedModel):
         problem_type = self.problem_type_of(labels)
 
         def likelihood(vectors: Mapping[str, Tensor]) -> Tensor:
-            hidden = self._hidden(self.fuser(vectors).vector, with_dropout=False)
+            hidden = self._hidden(self.fuser(vectors, with_losses=False).vector, with_dropout=False)
             return log_likelihood(self._decide(hidden, with_dropout=False), labels, problem_type)
 
         present = {name: embedding.present for name, embedding in embeddings.items()}

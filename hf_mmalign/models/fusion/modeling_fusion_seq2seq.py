@@ -13,9 +13,9 @@ from transformers.utils import ModelOutput
 
 from ...losses.translation import IGNORED, token_loss
 from ..modeling_base import combine_losses
+from .build_fusion import build_fusion
 from .configuration_fusion_seq2seq import FusionSeq2SeqConfig
 from .encoders import EncoderTraits, lora_targets
-from .fusions import build_fusion
 from .inputs import RawInputs
 from .modality_encoders import ModalityEncodersMixin
 
@@ -34,12 +34,14 @@ class FusionMemory(ModelOutput):
         memory_mask (`torch.LongTensor` of shape `(B, S)`): 1 on those that are there.
         losses (`dict[str, torch.FloatTensor]`, *optional*): The fusion's own loss components.
         modality_features (`dict[str, torch.FloatTensor]`, *optional*): Each modality's `(B, d_m)` vector.
+        gate_weights (`dict[str, torch.FloatTensor]`, *optional*): `(B,)` by modality, of fusions that weigh.
     """
 
     last_hidden_state: torch.Tensor | None = None
     memory_mask: torch.Tensor | None = None
     losses: dict[str, torch.Tensor] | None = None
     modality_features: dict[str, torch.Tensor] | None = None
+    gate_weights: dict[str, torch.Tensor] | None = None
 
 
 @dataclass
@@ -53,6 +55,7 @@ class MultimodalSeq2SeqOutput(ModelOutput):
             cross-entropy of the tokens.
         modality_features (`dict[str, torch.FloatTensor]`, *optional*): One `(B, d_m)` vector per modality, where
             `output_modality_features=True`; zero for samples that miss it.
+        gate_weights (`dict[str, torch.FloatTensor]`, *optional*): As in [`MultimodalOutput`].
         past_key_values (`Cache`, *optional*): For the next token.
         encoder_last_hidden_state (`torch.FloatTensor` of shape `(B, S, d)`): The memory.
         decoder_hidden_states, decoder_attentions, cross_attentions (`tuple[torch.FloatTensor]`, *optional*): As in
@@ -63,6 +66,7 @@ class MultimodalSeq2SeqOutput(ModelOutput):
     logits: torch.Tensor | None = None
     losses: dict[str, torch.Tensor] | None = None
     modality_features: dict[str, torch.Tensor] | None = None
+    gate_weights: dict[str, torch.Tensor] | None = None
     past_key_values: Cache | None = None
     encoder_last_hidden_state: torch.Tensor | None = None
     decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
@@ -108,7 +112,7 @@ class FusionForConditionalGeneration(ModalityEncodersMixin, PreTrainedModel, Gen
             self.memory_tokens.update({name: _memory_token(self.width_of(name), width) for name in others})
         elif others:
             widths = {name: self.width_of(name) for name in config.modalities}
-            self.fuser = build_fusion(config.fusion, widths, config.latent_size)
+            self.fuser = build_fusion(config, widths)
             self.memory_tokens["fused"] = _memory_token(self.fuser.width, width)
         self.post_init()
         self._freeze()
@@ -239,6 +243,7 @@ class FusionForConditionalGeneration(ModalityEncodersMixin, PreTrainedModel, Gen
                 modality_inputs=modality_inputs,
                 features=features,
                 feature_mask=feature_mask,
+                with_losses=labels is not None,
             )
         decoded = self.text_model(
             encoder_outputs=BaseModelOutput(last_hidden_state=encoder_outputs.last_hidden_state),
@@ -261,6 +266,7 @@ class FusionForConditionalGeneration(ModalityEncodersMixin, PreTrainedModel, Gen
             logits=decoded.logits,
             losses=losses,
             modality_features=encoder_outputs.modality_features if output_modality_features else None,
+            gate_weights=encoder_outputs.gate_weights,
             past_key_values=decoded.past_key_values,
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,
             decoder_hidden_states=decoded.decoder_hidden_states,
@@ -276,18 +282,20 @@ class FusionForConditionalGeneration(ModalityEncodersMixin, PreTrainedModel, Gen
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        with_losses: bool = True,
         **inputs: Any,
     ) -> FusionMemory:
-        """The decoder's memory of a batch; `inputs` are the others of :meth:`forward`, and three are without effect, which
-        `generate` passes to an encoder."""
+        """The decoder's memory of a batch, and unless `with_losses` is False the fusion's losses; `inputs` are the others
+        of :meth:`forward`, and three are without effect, which `generate` passes to an encoder."""
         embeddings = self._embed_with_hooks(input_ids=input_ids, attention_mask=attention_mask, **inputs)
         vectors = self.vectors_of(embeddings)
-        parts, losses = [], {}
+        parts, losses, weights = [], {}, None
         if "text" in embeddings:
             parts.append((embeddings["text"].tokens, embeddings["text"].mask))
         if self.fuser is not None:
-            vector, losses = self.fuser(vectors)
-            anything = torch.stack([embedding.present for embedding in embeddings.values()]).any(dim=0)
+            present = {name: embedding.present for name, embedding in embeddings.items()}
+            vector, losses, weights = self.fuser(vectors, present, with_losses=with_losses)
+            anything = torch.stack(list(present.values())).any(dim=0)
             parts.append((self.memory_tokens["fused"](vector).unsqueeze(1), anything.unsqueeze(1)))
         else:
             parts += [
@@ -300,7 +308,7 @@ class FusionForConditionalGeneration(ModalityEncodersMixin, PreTrainedModel, Gen
         # A sample without anything is given one blank token: nothing to attend to would make NaN.
         blank = ~mask.any(dim=1, keepdim=True)
         mask = mask | (blank & (torch.arange(mask.shape[1], device=mask.device) == 0))
-        return FusionMemory(tokens, mask.long(), losses, vectors)
+        return FusionMemory(tokens, mask.long(), losses, vectors, weights)
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, *positional: Any, labels: Tensor | None = None, **keywords: Any):
@@ -316,7 +324,7 @@ class FusionForConditionalGeneration(ModalityEncodersMixin, PreTrainedModel, Gen
             given["input_ids"] = inputs
         memory = keywords.pop("encoder_outputs", None)
         if memory is None:
-            memory = self.encode(**given)
+            memory = self.encode(**given, with_losses=False)
         # Of tensors by row only, which beams multiply.
         memory = FusionMemory(memory.last_hidden_state, memory.memory_mask)
         keywords |= {"encoder_outputs": memory, "attention_mask": memory.memory_mask}
