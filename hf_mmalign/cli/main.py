@@ -79,6 +79,21 @@ def _build_parser() -> argparse.ArgumentParser:
     command.add_argument("folder", metavar="FOLDER", help="output_dir of a run, or where a Trainer saved a model")
     command.add_argument("--split", default="test", help="split to evaluate (default: test)")
 
+    command = _add(
+        subparsers,
+        "efficiency",
+        _efficiency,
+        "what models cost: parameters, FLOPs, seconds per epoch, latency, memory",
+        "For example `def-aaf/efficiency --samples 100`, or `runs/a runs/b --inputs '{text: {steps: 32}, audio: {steps: "
+        "200}}'`. The recipe's keys are models, inputs, reference, num_labels, samples, batch_size, train_samples, "
+        "train_steps, device and seed; given as `--key value`, they win over the recipe's.",
+    )
+    command.add_argument(
+        "sources", metavar="RECIPE_OR_FOLDER", nargs="+", help="a recipe with `models`, and saved models"
+    )
+    command.add_argument("--json", metavar="FILE", help="also write the figures to this file")
+    command.add_argument("--output", metavar="FILE.md", help="also write the tables to this file")
+
     help_text = "list the recipes that come with the package"
     command = subparsers.add_parser("recipes", help=help_text, description=help_text.capitalize() + ".")
     command.set_defaults(run=_recipes)
@@ -189,6 +204,15 @@ def _robustness(args, rest: list[str]) -> int:
     from ..runs.recipe import parse_overrides
 
     print(runs.robustness(args.folder, args.split, **parse_overrides(rest)).to_markdown())
+    return 0
+
+
+def _efficiency(args, rest: list[str]) -> int:
+    from .. import runs
+    from ..runs.recipe import parse_overrides
+
+    report = runs.efficiency(*args.sources, json=args.json, output=args.output, **parse_overrides(rest))
+    print(report.to_markdown(), end="")
     return 0
 
 

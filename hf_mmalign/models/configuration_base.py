@@ -167,6 +167,10 @@ class MultimodalConfigMixin:
         """The id that stands for what is under a mask of 0 in a raw text."""
         return 0
 
+    def vocab_size_of(self, name: str) -> int:
+        """How many ids the raw text `name` may have."""
+        return self.get_text_config().vocab_size  # type: ignore[attr-defined]
+
     @property
     def modality_kinds(self) -> dict[str, str | int]:
         """Each modality's kind, in order: `"text"`, `"image"`, or the width of a feature sequence."""

@@ -21,6 +21,7 @@ _PUBLIC = {
     "draw_heat_map": "pictures",
     "draw_modality_gap": "pictures",
     "draw_word_drop": "word_drop",
+    "efficiency": "efficiency_table",
     "evaluate": "evaluation",
     "extract": "extraction",
     "load_recipe": "recipe",

@@ -136,6 +136,9 @@ class FusionEncodersConfig(MultimodalConfigMixin, PreTrainedConfig):
     def _raw_kind(self, name: str) -> str:
         return KINDS[main_input(name, self.encoders[name])]
 
+    def vocab_size_of(self, name: str) -> int:
+        return (self.encoders.get(name) or self).get_text_config().vocab_size
+
     @property
     def max_position_embeddings(self) -> int | None:
         """Longest text in tokens; None without a text encoder, or for one that takes any length."""
