@@ -106,8 +106,8 @@ class EfficiencyReport:
             "operations. Latency is that of such a pass, median and 95th percentile of "
             f"{settings['samples']}. An epoch has {settings['train_samples']} samples in batches of "
             f"{settings['batch_size']}; its seconds are those of a training step (losses, backward, update; mean of "
-            f"{settings['train_steps']}) times their number. Peak memory: {settings['memory']}, in which the model was built, "
-            f"run and trained. Models took turns. {where}, {threads}, torch {machine['torch']}."
+            f"{settings['train_steps']}) times their number. Peak memory: {settings['memory']}, in which the model was "
+            f"built, run and trained. Models took turns. {where}, {threads}, torch {machine['torch']}."
         )
 
     def to_markdown(self) -> str:
