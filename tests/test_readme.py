@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from hf_mmalign.cli.main import main
-from hf_mmalign.runs import sweeps
+from hf_mmalign.runs import efficiency_table, sweeps
 from hf_mmalign.runs.build import read_arguments
 from hf_mmalign.runs.packaged_recipes import recipes_folder
 from hf_mmalign.runs.recipe import load_recipe
@@ -40,14 +40,17 @@ RUN = {
     "hf-mmalign train reviews.yaml": SHORT,
     "hf-mmalign sweep reviews.yaml": SHORT,
     "hf-mmalign robustness runs/reviews": SHORT[2:],
+    "hf-mmalign efficiency runs/reviews": ["--samples", "2", "--batch_size", "2", "--train_steps", "1"],
     "hf-mmalign predict runs/reviews new.csv": [],
     "hf-mmalign data extract reviews.csv": [],
     "hf-mmalign data extract PATH/TO/mvsa-single": [],
     "hf-mmalign sweep fusion/mvsa-single-linear": SHORT,
     "hf-mmalign predict runs/mvsa-linear/mvsa-single-linear/weight_decay=0.3/seed=0 mvsa-features/test": [],
 }
-# Studies of minutes to hours on data that are not here: every variant, cell and argument is checked, nothing is trained.
+# Studies of minutes to hours, most on data that are not here: every variant, cell and argument is checked, nothing is
+# trained or measured.
 READ = {
+    "hf-mmalign efficiency def-aaf/efficiency",
     "hf-mmalign sweep recipes/wma/easy-vqa-study.yaml",
     "hf-mmalign sweep recipes/decalign/ravdess-study.yaml",
     "hf-mmalign sweep recipes/decalign/digits-av-study.yaml",
@@ -164,10 +167,10 @@ def test_commands(block, home, monkeypatch):
 
 
 class ReadError(Exception):
-    """A sweep was read and found good, and is not run."""
+    """A study was read and found good, and is not run."""
 
 
-def stop(sweep) -> None:
+def stop(*what) -> None:
     raise ReadError
 
 
@@ -185,6 +188,7 @@ def check_ours(command: list[str], monkeypatch) -> None:
     elif name in READ:
         with monkeypatch.context() as patch:
             patch.setattr(sweeps, "run_sweep", stop)
+            patch.setattr(efficiency_table, "measure", stop)
             with pytest.raises(ReadError):
                 main(command[1:])
     else:
