@@ -32,6 +32,14 @@ METRICS: dict[str, MetricDescription] = {
     "f1_weighted": MetricDescription(
         "F1 weighted", True, "mean of the F1 of every class, weighted by its number of true samples"
     ),
+    "precision_macro": MetricDescription(
+        "precision macro",
+        True,
+        "unweighted mean over the classes that occur of the share of their predictions that is right",
+    ),
+    "recall_macro": MetricDescription(
+        "recall macro", True, "unweighted mean over the classes that occur of the share of their samples that is found"
+    ),
     "mae": MetricDescription("MAE", False, "mean absolute error, in the unit of the labels"),
     "pearson": MetricDescription(
         "Pearson r", True, "Pearson correlation of predictions and labels; 0 where one of them is constant"

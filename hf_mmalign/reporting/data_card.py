@@ -11,6 +11,7 @@ import yaml
 from datasets import Array2D, DatasetDict
 from huggingface_hub import DatasetCardData
 
+from ..data.schema import TARGET
 from .files import write_text
 from .tables import markdown_table
 
@@ -77,8 +78,9 @@ def _missing(data: Any, name: str) -> int:
 
 
 def _recipe(name: Path, dataset: DatasetDict) -> str:
-    options = {key: key for key in ("id", "group") if key in dataset["train"].features}
-    recipe = {"dataset": "table", "dataset_path": str(name), "dataset_options": options, "model_type": "mmalign_fusion"}
+    options = {key: key for key in ("id", "group", TARGET) if key in dataset["train"].features}
+    model = "mmalign_fusion_seq2seq" if TARGET in options else "mmalign_fusion"
+    recipe = {"dataset": "table", "dataset_path": str(name), "dataset_options": options, "model_type": model}
     return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip()
 
 

@@ -129,11 +129,12 @@ class DataArguments:
 class EvaluationArguments:
     """How the trained model is evaluated."""
 
-    metrics: Literal["sentiment", "sims", "emotion", "bleu", "how2", "multi30k"] | None = field(
+    metrics: Literal["sentiment", "sims", "emotion", "prf", "bleu", "how2", "multi30k"] | None = field(
         default=None,
         metadata={
-            "help": "What to report: sentiment (MOSI, MOSEI), sims (CH-SIMS), emotion (IEMOCAP), of translations bleu "
-            "alone, how2 (BLEU-1 to 4) or multi30k (BLEU and METEOR); by problem type, for translations all, if left out."
+            "help": "What to report: sentiment (MOSI, MOSEI), sims (CH-SIMS), emotion (IEMOCAP), prf (precision, recall, "
+            "F1, accuracy); of translations bleu alone, how2 (BLEU-1 to 4) or multi30k (BLEU and METEOR). Left out, by "
+            "problem type; of translations all."
         },
     )
     robustness: bool = field(

@@ -16,6 +16,7 @@ from hf_mmalign.evaluation.metrics import (
     SimsSentiment,
     compute_metrics_for,
     emotion_metrics,
+    precision_recall_metrics,
     primary_metric,
     sentiment_levels,
     sentiment_metrics,
@@ -102,6 +103,17 @@ def test_emotions_of_a_hand_computed_case():
     assert metrics["waf1"] == pytest.approx((4 * 6 / 8 + 2 * 2 / 4) / 7)
 
 
+def test_precision_recall_and_f1_of_a_hand_computed_case():
+    # Class 0: 2 of 3 predictions right, 2 of 2 found; class 1: 1 of 1, 1 of 3; class 2, of a prediction only: 0.
+    labels, predicted = np.array([0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 2])
+    metrics = precision_recall_metrics(np.eye(4)[predicted], labels, 4)
+    assert metrics["precision_macro"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert metrics["recall_macro"] == pytest.approx((1 + 1 / 3 + 0) / 3)
+    assert metrics["f1_macro"] == pytest.approx((0.8 + 0.5 + 0) / 3)
+    assert metrics["accuracy"] == pytest.approx(0.6)
+    assert compute_metrics_for(SINGLE, 4, metrics="prf")(EvalPrediction(np.eye(4)[predicted], labels)) == metrics
+
+
 def test_emotions_agree_with_scikit_learn():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(200, 6)), np.arange(200) % 6
@@ -131,7 +143,7 @@ def test_without_polar_labels_the_non_zero_metrics_are_not_defined():
 
 @pytest.mark.parametrize(
     ("metrics", "problem_type", "width"),
-    [("sentiment", REGRESSION, 1), ("sims", REGRESSION, 1), ("emotion", SINGLE, 6)],
+    [("sentiment", REGRESSION, 1), ("sims", REGRESSION, 1), ("emotion", SINGLE, 6), ("prf", SINGLE, 6)],
 )
 def test_every_family_is_described_skips_unlabelled_samples_and_refuses_nan(metrics, problem_type, width):
     rng = np.random.default_rng(0)
@@ -153,7 +165,7 @@ def test_every_family_is_described_skips_unlabelled_samples_and_refuses_nan(metr
 @pytest.mark.parametrize(
     ("metrics", "problem_type", "width", "message"),
     [
-        ("mosi", REGRESSION, 1, r"\['sentiment', 'sims', 'emotion'\]"),
+        ("mosi", REGRESSION, 1, r"\['sentiment', 'sims', 'emotion', .*'multi30k'\]"),
         ("sentiment", SINGLE, 3, "sentiment is for regression of one target"),
         ("sims", REGRESSION, 2, "regression with 2 labels"),
         ("emotion", REGRESSION, 1, "emotion is for single-label"),

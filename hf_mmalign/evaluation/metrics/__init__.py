@@ -15,7 +15,15 @@ from transformers import EvalPrediction
 
 from ..metric_names import GREATER_IS_BETTER
 from .base import LocalMetric, as_compute_metrics
-from .classification import AUROC, F1, Accuracy, multi_label_metrics, single_label_metrics
+from .classification import (
+    AUROC,
+    F1,
+    Accuracy,
+    PrecisionRecall,
+    multi_label_metrics,
+    precision_recall_metrics,
+    single_label_metrics,
+)
 from .emotion import EmotionScores, emotion_metrics
 from .regression import MeanAbsoluteError, PearsonCorrelation, regression_metrics
 from .sentiment import BinarySentiment, SentimentLevels, sentiment_levels, sentiment_metrics
@@ -43,6 +51,7 @@ __all__ = [
     "MeanAbsoluteError",
     "Meteor",
     "PearsonCorrelation",
+    "PrecisionRecall",
     "SentimentLevels",
     "SimsSentiment",
     "TranslationMetrics",
@@ -51,6 +60,7 @@ __all__ = [
     "emotion_metrics",
     "metric_names_for",
     "multi_label_metrics",
+    "precision_recall_metrics",
     "primary_metric",
     "regression_metrics",
     "sentiment_levels",
@@ -77,6 +87,7 @@ _FAMILIES = {
     "sentiment": _Family("regression", "mae", sentiment_metrics),
     "sims": _Family("regression", "sims_mae", sims_metrics),
     "emotion": _Family("single_label_classification", "wacc", emotion_metrics),
+    "prf": _Family("single_label_classification", "f1_macro", precision_recall_metrics),
     **{name: _Family("translation", scores[0]) for name, scores in TRANSLATION_FAMILIES.items()},
 }
 
@@ -93,8 +104,8 @@ def compute_metrics_for(
         threshold (`float`, *optional*, defaults to 0.5): Probability (sigmoid of the logit) from which on a label of a
             multi-label problem counts as predicted.
         metrics (`str`, *optional*): What a field of research reports instead: `"sentiment"` (CMU-MOSI, CMU-MOSEI),
-            `"sims"` (CH-SIMS) or `"emotion"` (IEMOCAP); see :func:`sentiment_metrics`, :func:`sims_metrics` and
-            :func:`emotion_metrics`.
+            `"sims"` (CH-SIMS), `"emotion"` (IEMOCAP) or `"prf"` (precision, recall, F1 and accuracy); see
+            :func:`sentiment_metrics`, :func:`sims_metrics`, :func:`emotion_metrics` and :func:`precision_recall_metrics`.
 
     Raises:
         ValueError: If the problem type or `metrics` is unknown or they do not fit, a single-label problem has fewer than

@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Features, Sequence, Value
 from scipy.special import log_softmax, logit
 from scipy.stats import rankdata
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from .base import IGNORED_LABEL, LocalMetric, select_labelled
 
@@ -148,6 +148,24 @@ def single_label_metrics(logits: np.ndarray, labels: np.ndarray, num_labels: int
     else:
         auroc = _AUROC_MULTICLASS.score(log_softmax(logits, axis=1), labels)
     return _ACCURACY.score(predicted, labels) | auroc | _F1.score(predicted, labels)
+
+
+class PrecisionRecall(ClassIdMetric):
+    """Precision, recall and F1, each the unweighted mean over the classes that occur in references or predictions.
+
+    Predictions and references are `(N,)` class ids. A class that is never predicted has precision 0.
+    """
+
+    def score(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+        *scores, _ = precision_recall_fscore_support(references, predictions, average="macro", zero_division=0)
+        return dict(zip(("precision_macro", "recall_macro", "f1_macro"), map(float, scores), strict=True))
+
+
+def precision_recall_metrics(logits: np.ndarray, labels: np.ndarray, num_labels: int) -> dict[str, float]:
+    """Macro-averaged precision, recall and F1, and accuracy; arguments and errors as for :func:`single_label_metrics`."""
+    logits, labels = select_classes(logits, labels, num_labels)
+    predicted = logits.argmax(axis=1)
+    return PrecisionRecall().score(predicted, labels) | _ACCURACY.score(predicted, labels)
 
 
 def select_classes(logits: np.ndarray, labels: np.ndarray, num_labels: int) -> tuple[np.ndarray, np.ndarray]:

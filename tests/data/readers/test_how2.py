@@ -29,7 +29,11 @@ def compressed(values, kind):
 
 @pytest.fixture
 def folder(tmp_path):
-    root = tmp_path / "how2-300h-v1"
+    return write_how2(tmp_path / "how2-300h-v1")
+
+
+def write_how2(root):
+    """A small folder of the layout; each split's first sentence has no speech."""
     video, speech = root / "features" / "resnext101-action-avgpool-300h", root / "fbank_pitch"
     video.mkdir(parents=True)
     speech.mkdir()

@@ -16,14 +16,17 @@ SIZES = {"train": 6, "val": 3, "test_2016_flickr": 3}
 
 @pytest.fixture
 def folder(tmp_path):
+    return write_multi30k(tmp_path / "multi30k")
+
+
+def write_multi30k(root, languages=("en", "de")):
     """A small folder of the layout; every second picture is there."""
-    root = tmp_path / "multi30k"
     for name in ("raw", "image_splits", "images"):
         (root / name).mkdir(parents=True)
     for split, size in SIZES.items():
         names = [f"{split}{index}.jpg" for index in range(size)]
         (root / "image_splits" / f"{split}.txt").write_text("\n".join(names) + "\n")
-        for language in ("en", "de"):
+        for language in languages:
             text = "".join(f"{language} sentence {index}\x85of {split}.\n" for index in range(size))
             (root / "raw" / f"{split}.{language}.gz").write_bytes(gzip.compress(text.encode()))
         for name in names[::2]:
