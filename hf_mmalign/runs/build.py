@@ -45,6 +45,8 @@ _BUFFER_SIZE = 1000
 
 def read_arguments(recipe: Recipe) -> Arguments:
     """Check every key and value of a recipe, without the data. Raises RecipeError, DataError for options of the data."""
+    if "models" in recipe.values:
+        raise RecipeError(f"{recipe.path} has `models`, as recipes of `hf-mmalign efficiency` do, which train none.")
     if recipe.values.get("model_type") is None:
         raise RecipeError(f"{recipe.path}: the key 'model_type' is missing; for example `model_type: vilt_wma`.")
     config_class = _config_class(recipe)

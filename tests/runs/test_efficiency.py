@@ -154,6 +154,11 @@ def test_sources_that_are_none(write, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_its_recipe_is_not_for_training(capsys):
+    assert main(["train", str(EFFICIENCY)]) == 2
+    assert "has `models`, as recipes of `hf-mmalign efficiency` do" in capsys.readouterr().err
+
+
 def test_the_recipe_of_the_paper_has_its_sizes():
     arguments, models = read_efficiency([EFFICIENCY], {})
     assert {name: size["steps"] for name, size in arguments.inputs.items()} == {"text": 32, "audio": 200, "video": 20}
