@@ -1,5 +1,7 @@
 """A small model of every family, a batch with ragged and missing modalities for it, and labels."""
 
+from functools import partial
+
 import torch
 from transformers import BertConfig
 
@@ -13,6 +15,7 @@ from hf_mmalign import (
     ViltWmaConfig,
     ViltWmaForSequenceClassification,
 )
+from tests.models.translation import translator
 from tests.tiny import BACKBONE, TOKENS, VILT, feature_batch, image_batch, text_batch
 
 WIDTHS = {"vision": 4, "audio": 3}
@@ -76,10 +79,17 @@ FAMILIES = {
 }
 
 
+# Models that translate, whose decoder asks for labels or its own ids: they are none without.
+TRANSLATORS = {
+    f"translation with {fusion}": partial(translator, fusion=fusion) for fusion in ("concat", "auto", "attention")
+}
+ALL = FAMILIES | TRANSLATORS
+
+
 def build(family: str, **fields):
     """`(model, batch, labels)` of a family, the same in every call; `fields` go into the config."""
     torch.manual_seed(0)
-    return FAMILIES[family](**fields)
+    return ALL[family](**fields)
 
 
 def each(batch: dict, function) -> dict:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from tests.families import FAMILIES, build, each
+from tests.families import ALL, FAMILIES, build, each
 from tests.tiny import rows_of
 
 
@@ -42,7 +42,7 @@ def test_a_compiled_training_step_is_the_eager_one(family, fields, backend):
     torch.testing.assert_close(gradients(twin), gradients(model), atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "decalign with a text encoder"])
+@pytest.mark.parametrize("family", [family for family in ALL if family != "decalign with a text encoder"])
 def test_later_steps_are_one_graph_and_none_is_compiled_twice(family):
     """Whole, with solvers as operators of it, and not compiled anew because a config has changed."""
     model, batch, labels = build(family, **{"mixture_iterations": 1} if family == "decalign" else {})

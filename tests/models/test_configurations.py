@@ -8,7 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, BertConfig
 
 from hf_mmalign import BertWmaConfig, DecAlignConfig, FusionConfig, ViltWmaConfig
-from tests.families import FAMILIES, build
+from tests.families import ALL, build
 from tests.tiny import BACKBONE
 
 CONFIGS = {config.__name__: config for config in (BertWmaConfig, DecAlignConfig, FusionConfig, ViltWmaConfig)}
@@ -86,7 +86,7 @@ def test_sizes_that_divide_by_zero_or_fail_later(config, fields, message):
         config(**{"feature_sizes": SIZES} | fields)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_auto_model_is_the_one_class_there_is(tmp_path, family):
     model, _, _ = build(family)
     model.save_pretrained(tmp_path)

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, BertModel, ViltMode
 
 from hf_mmalign import BertWmaForSequenceClassification
 from hf_mmalign.models.modeling_base import ADAPTER_FOLDERS_LOAD
-from tests.families import FAMILIES, WIDTHS, build
+from tests.families import ALL, FAMILIES, TRANSLATORS, WIDTHS, build
 from tests.tiny import TOKENS
 from tests.trainer.training import build_trainer
 
@@ -149,14 +149,19 @@ def test_a_model_without_a_pretrained_part_keeps_the_layers_that_are_asked_for(t
     assert_close(with_base(**batch).logits, model(**batch).logits)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_the_trainer_saves_an_adapter_that_reloads(tmp_path, family):
     base, batch, labels = build(family)
     fresh = copy.deepcopy(base)
-    model = get_peft_model(base, LoraConfig(r=2, target_modules=TARGETS.get(family, ["query"]), task_type="SEQ_CLS"))
+    kind = {"target_modules": TARGETS.get(family, ["query"]), "task_type": "SEQ_CLS"}
+    if family in TRANSLATORS:
+        kind = {"target_modules": ["q_proj", "v_proj"], "task_type": "SEQ_2_SEQ_LM"}
+    model = get_peft_model(base, LoraConfig(r=2, **kind))
     keywords = {"train_dataset": [batch | {"labels": labels}] * 2, "data_collator": lambda batches: batches[0]}
     trainer = build_trainer(tmp_path, model, keywords, per_device_train_batch_size=1, max_steps=2)
     trainer.train()
     trainer.save_model(tmp_path / "adapter")
     again = PeftModel.from_pretrained(fresh, tmp_path / "adapter").eval()
-    assert_close(again(**batch).logits, model.eval()(**batch).logits)
+    assert_close(again(**batch, labels=labels).logits, model.eval()(**batch, labels=labels).logits)
+    if family in TRANSLATORS:
+        assert torch.equal(again.generate(**batch, max_length=6), model.generate(**batch, max_length=6))

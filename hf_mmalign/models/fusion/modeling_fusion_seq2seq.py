@@ -200,6 +200,7 @@ class FusionForConditionalGeneration(ModalityEncodersMixin, PreTrainedModel, Gen
         use_cache: bool | None = None,
         output_modality_features: bool = False,
         inputs_embeds: None = None,
+        decoder_inputs_embeds: None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -217,7 +218,7 @@ class FusionForConditionalGeneration(ModalityEncodersMixin, PreTrainedModel, Gen
             encoder_outputs ([`FusionMemory`], *optional*): What :meth:`encode` returned; the inputs above are then unread.
             past_key_values, use_cache (*optional*): As in transformers.
             output_modality_features (`bool`): Return the vector of every modality.
-            inputs_embeds (*optional*): None, as libraries pass it.
+            inputs_embeds, decoder_inputs_embeds (*optional*): None, as libraries pass them.
             output_attentions, output_hidden_states (`bool`, *optional*): Those of the decoder.
             return_dict (`bool`, *optional*): False gives a tuple.
 
@@ -225,7 +226,7 @@ class FusionForConditionalGeneration(ModalityEncodersMixin, PreTrainedModel, Gen
             ValueError: For a modality the config does not name, inputs that its encoder does not take, a wrong feature
                 width, a batch without any modality, or neither labels nor decoder_input_ids.
         """
-        self.refuse_embeddings(inputs_embeds)
+        self.refuse_embeddings(inputs_embeds if decoder_inputs_embeds is None else decoder_inputs_embeds)
         if labels is not None and decoder_input_ids is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         if decoder_input_ids is None:
