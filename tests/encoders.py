@@ -24,6 +24,8 @@ WHISPER = WhisperConfig(
 )  # fmt: skip
 T5 = T5Config(vocab_size=60, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, dropout_rate=0.0)
 
+LSTM = {"vocab_size": 60, "embedding_size": 8, "hidden_size": 16, "num_hidden_layers": 2, "dropout": 0.0}
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -62,6 +64,7 @@ SOUND = {"sound": 8}
 KINDS = {
     "bert": Kind("text", BertConfig(**BACKBONE, max_position_embeddings=20), texts),
     "t5": Kind("text", T5, texts),
+    "text lstm": Kind("text", {"model_type": "mmalign_lstm"} | LSTM, texts),
     "vit": Kind("image", ViTConfig(**NARROW | NO_DROPOUT, image_size=32, patch_size=8), pictures),
     "resnet": Kind("image", {"architecture": "test_resnet"}, pictures),
     "efficientnet": Kind("image", {"architecture": "test_efficientnet"}, pictures),

@@ -20,7 +20,8 @@ class FusionConfig(DefAafFields, FusionEncodersConfig):
         feature_sizes (`dict[str, int]`, *optional*): Width of every modality that comes as a feature sequence.
         encoders (`dict[str, PreTrainedConfig | dict]`, *optional*):
             By modality, the config of an encoder that `AutoModel` makes: an object, a dict with its `model_type`, or, of
-            timm, `{"architecture": "resnet18", "in_chans": 1}`. An encoder of pictures, or AST, may also stand for a
+            timm, `{"architecture": "resnet18", "in_chans": 1}`, or of ours, `{"model_type": "mmalign_lstm"}`, an LSTM on
+            token ids ([`~models.fusion.lstm_text.LstmTextConfig`]). An encoder of pictures, or AST, may also stand for a
             feature sequence, which it sees as a picture of one channel, steps × width.
         modalities (`list[str]`, *optional*):
             Names, in order; by default the raw ones, in the order of `encoders`, then those of `feature_sizes`.

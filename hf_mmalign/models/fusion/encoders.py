@@ -14,6 +14,10 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel, P
 from transformers.pytorch_utils import Conv1D
 
 from ..modeling_base import ModalityEmbedding
+from .lstm_text import LstmTextConfig, LstmTextModel
+
+AutoConfig.register(LstmTextConfig.model_type, LstmTextConfig, exist_ok=True)
+AutoModel.register(LstmTextConfig, LstmTextModel, exist_ok=True)
 
 # What a modality is, by the input that its encoder takes.
 KINDS = {"input_ids": "text", "pixel_values": "image", "input_values": "audio", "input_features": "audio"}
@@ -437,12 +441,13 @@ def wholly_frozen(module: nn.Module) -> list[str]:
 
 def lora_targets(encoder: nn.Module) -> list[str]:
     """The layers of an encoder that LoRA adapts where its config names none: queries and values; without such, all linear
-    layers and convolutions, but for those by group, which are of low rank already.
+    layers and convolutions, but for those by group, which are of low rank already; without such, the word embeddings.
     """
     linear = [name for name, module in encoder.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
     targets = [name for name in linear if name.rsplit(".", 1)[-1] in _QUERIES_AND_VALUES]
-    return targets or [
+    others = [
         name
         for name, module in encoder.named_modules()
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
     ]
+    return targets or others or [n for n, module in encoder.named_modules() if isinstance(module, nn.Embedding)]
