@@ -67,7 +67,7 @@ def validate_dataset(
         if not streamed and len(data) == 0:
             raise DataError("the split is empty", field=str(split))
         _check_columns(data, str(split), modalities)
-        for part in _parts_of_stream(data, modalities) if streamed else [data]:
+        for part in _parts_of_stream(data, modalities, problem_type) if streamed else [data]:
             try:
                 _check_rows(part, str(split), modalities, problem_type, num_labels, image_processors or {})
             except DataError as error:
@@ -78,9 +78,11 @@ def validate_dataset(
             raise DataError("the split is empty", field=str(split))
 
 
-def _parts_of_stream(data: IterableDataset, modalities: Mapping[str, str | int]) -> Iterator[Dataset]:
+def _parts_of_stream(
+    data: IterableDataset, modalities: Mapping[str, str | int], problem_type: str
+) -> Iterator[Dataset]:
     """A stream's rows in pieces that memory holds, in one pass."""
-    columns = [*modalities, "label"]
+    columns = [*modalities, TARGET if problem_type == "translation" else "label"]
     features = Features({name: data.features[name] for name in columns})
     for _, table in row_batches(data, columns):
         yield Dataset(table, info=DatasetInfo(features=features))

@@ -48,6 +48,9 @@ RECIPE = {
 }
 
 
+ONE_TOWER = ("num_hidden_layers", "num_attention_heads", "intermediate_size")
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
@@ -97,6 +100,39 @@ def test_webdataset_shards_with_workers(tmp_path):
     workers = ["--dataloader_num_workers", "2"]
     assert run(tmp_path, write_webdataset(tmp_path / "data"), *workers, **values) == 0
     assert results(tmp_path / "out")["validation"]["accuracy"] >= 0
+
+
+def test_a_stream_of_texts_to_translate(tmp_path, capsys):
+    """Its words go missing by `id`, a run that went on equals a whole one, and a missing translation is found."""
+    sides = {f"{side}_{key}": 2 for side in ("encoder", "decoder") for key in ("attention_heads", "layers")}
+    values = {"model_type": "mmalign_fusion_seq2seq", "text_config": {"d_model": 16, **sides}}
+    values |= {"dataset_options": {"columns": {"text": "tweet", "face": "face"}, "target": "name", "id": "name"}}
+    values |= {"train_noise": {"unknown_words": 0.3}, "fusion": "auto", "generation_max_length": 10}
+    values = {key: value for key, value in (RECIPE | values).items() if key not in ("hidden_size", *ONE_TOWER)}
+    folder = write_shards(tmp_path / "data", "jsonl", changed={3: {"tweet": "something said in between"}})
+
+    def train(name: str, *arguments: str) -> int:
+        recipe = tmp_path / f"{name}.yaml"
+        recipe.write_text(yaml.safe_dump(values | {"dataset_path": str(folder)}), encoding="utf-8")
+        return main(["train", str(recipe), "--output_dir", str(tmp_path / name), *arguments])
+
+    assert train("out") == 0
+    assert results(tmp_path / "out")["test"]["bleu"] >= 0
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "out"), "--split", "train"]) == 0
+    assert "bleu: " in capsys.readouterr().out
+    assert main(["plot", "word-drop", str(tmp_path / "out"), "--split", "train"]) == 2
+    assert "'train' is a stream" in capsys.readouterr().err
+    (tmp_path / "again").mkdir()
+    (tmp_path / "out/checkpoint-8").rename(tmp_path / "again/checkpoint-8")
+    assert train("again", "--resume_from_checkpoint", "true") == 0
+    expected = load_file(tmp_path / "out/model.safetensors")
+    for key, value in load_file(tmp_path / "again/model.safetensors").items():
+        torch.testing.assert_close(value, expected[key], atol=1e-6, rtol=0, msg=key)
+    write_shards(folder, "jsonl", changed={18: {"name": None}})
+    del values["train_noise"], values["dataset_options"]["id"]
+    assert train("bad") == 2
+    assert "row 18, field 'train.name': a training row needs a translation" in capsys.readouterr().err
 
 
 def test_the_first_rows_only(tmp_path):
