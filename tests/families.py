@@ -56,6 +56,10 @@ def def_aaf(**fields):
     return fusion(**{"fusion": "def_aaf", "latent_size": 8, "class_dropout": 0.0} | fields)
 
 
+def gan(**fields):
+    return fusion(**{"fusion": "gan", "latent_size": 8} | fields)
+
+
 def bert(**fields):
     config = BertWmaConfig(**BACKBONE | TOKENS | {"feature_sizes": WIDTHS, "num_labels": 3} | fields)
     return BertWmaForSequenceClassification(config), text_batch(TEXTS) | feature_batch(LENGTHS, WIDTHS), CLASSES
@@ -74,6 +78,7 @@ FAMILIES = {
     "fusion": fusion,
     "fusion with encoders": fusion_encoders,
     "fusion with def_aaf": def_aaf,
+    "fusion with gan": gan,
     "bert_wma": bert,
     "vilt_wma": vilt,
 }

@@ -189,7 +189,15 @@ class MultimodalConfigMixin:
     @property
     def keys_to_ignore_at_inference(self) -> list[str]:
         """Outputs that Trainer must not gather in evaluation: all but loss and logits."""
-        return ["losses", "modality_features", "unimodal_logits", "gate_weights", "hidden_states", "attentions"]
+        return [
+            "losses",
+            "modality_features",
+            "unimodal_logits",
+            "gate_weights",
+            "critic_inputs",
+            "hidden_states",
+            "attentions",
+        ]
 
 
 def check_finite(values: Mapping[str, Any]) -> None:

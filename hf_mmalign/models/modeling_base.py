@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers.utils import ModelOutput
 
 from ..losses.task import infer_problem_type
+from ..ot.costs import no_autocast
 from ..stub import is_ours
 
 ADAPTER_FOLDERS_LOAD = Version(transformers.__version__) >= Version("5.20")
@@ -64,6 +65,23 @@ LOADING: ContextVar[bool] = ContextVar("LOADING", default=False)
 ModalityHook = Callable[[dict[str, ModalityEmbedding]], dict[str, ModalityEmbedding]]
 
 
+class AdversarialPair(NamedTuple):
+    """Rows that a critic tells apart, and that a model is trained to make alike.
+
+    Attributes:
+        critic (`str`): Which of the model's critics.
+        real, fake (`torch.Tensor` of shape `(B, d)`): What it should take for real, and what it should take for fake.
+        counted (`torch.BoolTensor` of shape `(B,)`): The samples that have both.
+        weight (`torch.Tensor` of shape `()`, *optional*): Of this term beside that of the config.
+    """
+
+    critic: str
+    real: torch.Tensor
+    fake: torch.Tensor
+    counted: torch.Tensor
+    weight: torch.Tensor | None = None
+
+
 @dataclass
 class MultimodalOutput(ModelOutput):
     """Output of every classification and regression model of the package.
@@ -78,6 +96,8 @@ class MultimodalOutput(ModelOutput):
             alone, of models that have a head for each.
         gate_weights (`dict[str, torch.FloatTensor]`, *optional*): `(B,)` weight of each modality of the batch in the fused
             vector, of models with a gate; those of a sample sum to 1, 0 where it misses the modality.
+        critic_inputs (`dict[str, tuple]`, *optional*): In training against critics, by loss component the critic's name and
+            the detached real and fake rows, `(R, d)` each.
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): As in transformers.
     """
 
@@ -87,6 +107,7 @@ class MultimodalOutput(ModelOutput):
     modality_features: dict[str, torch.Tensor] | None = None
     unimodal_logits: dict[str, torch.Tensor] | None = None
     gate_weights: dict[str, torch.Tensor] | None = None
+    critic_inputs: dict[str, tuple] | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -216,6 +237,31 @@ class MultimodalModelMixin:
             return self(**{key: value for key, value in inputs.items() if key != "labels"}).logits  # type: ignore[operator]
         finally:
             handle.remove()
+
+    def build_critics(self) -> nn.ModuleDict:
+        """New critics, [`~layers.critics.Critic`], for a Trainer to train beside this model; none by default."""
+        return nn.ModuleDict()
+
+    def attach_critics(self, critics: nn.ModuleDict | None) -> None:
+        """Let training ask these critics for the model's adversarial losses; they do not become part of the model."""
+        self.__dict__["_critics"] = critics
+
+    @torch.compiler.disable  # how many rows count is known to the host only
+    def _adversarial_terms(
+        self, pairs: dict[str, AdversarialPair]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, tuple] | None]:
+        """The adversarial loss components by name, and what critics are to be trained on; nothing without critics."""
+        critics = self.__dict__.get("_critics")
+        if not critics or not self.training or not pairs:  # type: ignore[attr-defined]
+            return {}, None
+        losses, inputs = {}, {}
+        for name, pair in pairs.items():
+            with no_autocast(pair.fake.device):
+                real, fake = pair.real[pair.counted].float(), pair.fake[pair.counted].float()
+                loss = critics[pair.critic].generator_losses(real, fake).sum() / max(len(fake), 1)
+            losses[name] = loss if pair.weight is None else loss * pair.weight
+            inputs[name] = (pair.critic, real.detach(), fake.detach())
+        return losses, inputs
 
     def set_contributions(self, coefficients: dict[str, float]) -> dict[str, float]:
         """Take the modalities' coefficients a_m (CAL, Eq. 7), for losses that depend on them.

@@ -122,6 +122,17 @@ class MultimodalTrainingArguments(TrainingArguments):
             "num_train_epochs is then their sum; with max_steps, theirs are shares. Each begins with a new optimizer."
         },
     )
+    critic_learning_rate: float = field(
+        default=1e-3,
+        metadata={
+            "help": "Learning rate of Adam for the critics that a model is trained against (fusion: gan, def_aaf). It does "
+            "not change."
+        },
+    )
+    critic_steps: int = field(
+        default=1,
+        metadata={"help": "Steps that these critics take for each of the model's; WGAN-GP usually takes 5."},
+    )
     modality_dropout: float = field(
         default=0.0,
         metadata={
@@ -176,6 +187,10 @@ class MultimodalTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1.")
         if self.num_train_epochs < 0:
             raise ValueError(f"num_train_epochs is {self.num_train_epochs}; it is at least 0.")
+        if self.critic_learning_rate <= 0:
+            raise ValueError(f"critic_learning_rate is {self.critic_learning_rate}; it is above 0.")
+        if self.critic_steps < 1:
+            raise ValueError(f"critic_steps is {self.critic_steps}; it is at least 1.")
         self._check_modulation()
         self._check_modalities()
         if self.early_stopping_patience is not None:

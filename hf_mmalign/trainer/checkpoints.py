@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _PREFIX = "checkpoint-"
 _STATE = "trainer_state.json"
+# What the critics of a model are written to, where it has any.
+ADVERSARY_FILE = "adversary.safetensors"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -26,7 +28,9 @@ class CheckpointError(ValueError):
     """A checkpoint that training cannot go on from; the message names the folder and what is wrong with it."""
 
 
-def check_whole(checkpoint: str | Path, world_size: int | None = 1, needs_scaler: bool = False) -> None:
+def check_whole(
+    checkpoint: str | Path, world_size: int | None = 1, needs_scaler: bool = False, needs_adversary: bool = False
+) -> None:
     """Refuse a checkpoint that Trainer did not write to its end, or that has lost a file since.
 
     No file's content is unpickled: that weights and archives are complete shows in their headers and directories.
@@ -36,6 +40,7 @@ def check_whole(checkpoint: str | Path, world_size: int | None = 1, needs_scaler
         world_size (`int`, *optional*, defaults to 1): Number of processes that are to go on; each has a random state.
             With None, random states are not asked for.
         needs_scaler (`bool`, *optional*, defaults to `False`): Whether the state of a gradient scaler (fp16) is needed.
+        needs_adversary (`bool`, *optional*, defaults to `False`): Whether that of critics is.
 
     Raises:
         CheckpointError: If a file is missing, cut short or of another kind.
@@ -53,8 +58,22 @@ def check_whole(checkpoint: str | Path, world_size: int | None = 1, needs_scaler
     saved_shapes(checkpoint)
     if world_size is not None:
         _check_random_states(checkpoint, world_size)
+    if needs_adversary:
+        _check_adversary(checkpoint / ADVERSARY_FILE)
     for name in ("optimizer.pt", "scheduler.pt", *(["scaler.pt"] if needs_scaler else [])):
         _check_archive(checkpoint / name)
+
+
+def _check_adversary(file: Path) -> None:
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            whole = bool(tensors.keys())
+    except (OSError, SafetensorError):
+        whole = False
+    if not whole:
+        raise CheckpointError(
+            f"{file.parent} is not whole: {file.name}, which holds the model's critics, is missing or cut short."
+        )
 
 
 def _check_random_states(checkpoint: Path, world_size: int) -> None:
@@ -147,11 +166,13 @@ def checkpoints_in(folder: str | Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def last_whole_checkpoint(folder: str | Path, world_size: int | None = 1, needs_scaler: bool = False) -> str | None:
+def last_whole_checkpoint(
+    folder: str | Path, world_size: int | None = 1, needs_scaler: bool = False, needs_adversary: bool = False
+) -> str | None:
     """The newest whole checkpoint inside `folder`, or None; those passed over are named in a warning, with the reason."""
     for path in checkpoints_in(folder):
         try:
-            check_whole(path, world_size, needs_scaler)
+            check_whole(path, world_size, needs_scaler, needs_adversary)
         except CheckpointError as error:
             logger.warning(f"{error} It is skipped.")
         else:

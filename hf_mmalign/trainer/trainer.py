@@ -14,6 +14,7 @@ from ..models.modeling_base import MultimodalModelMixin, combine_losses
 from ..perturbation.modalities import perturbed
 from ..perturbation.modality_dropout import ModalityDropout
 from ..perturbation.noisy_data import NoisyDataset, RowNoise
+from .adversary import Adversary
 from .arguments import MultimodalTrainingArguments
 from .callbacks import LateEvaluation, NoiseDraw, ResumableEarlyStopping, TrainingClock
 from .checkpoints import (
@@ -50,6 +51,8 @@ class MultimodalTrainer(Trainer):
     - Of a model with `unimodal_heads` evaluation also scores each of these, as `<metric>_<modality>`, over the samples that
       have the modality.
     - Without a `processing_class`, it is the processor of a [`MultimodalCollator`], and saved with the model as such.
+    - A model with critics (GAN-Fusion, DEF + AAF) is trained against them (see [`~trainer.adversary.Adversary`]), which
+      are logged as `critic_loss_<term>` and saved in checkpoints only.
     - `training_stages` trains in stages, each with losses and a schedule of its own (see
       [`~trainer.stages.StagedTraining`]).
     - `modality_dropout` takes modalities from training samples (see [`~perturbation.modality_dropout.ModalityDropout`]).
@@ -84,6 +87,7 @@ class MultimodalTrainer(Trainer):
         if getattr(args, "gradient_modulation", "none") != "none":
             self.modulation = Modulation(args, lambda: self.multimodal_model, self.accelerator)
             self.add_callback(self.modulation)
+        self.adversary: Adversary | None = None
         self.stages: StagedTraining | None = None
         if getattr(args, "training_stages", None) is not None:
             self.stages = StagedTraining(args)
@@ -145,6 +149,8 @@ class MultimodalTrainer(Trainer):
         """Stock parameter groups, split where backbone or modalities have rates or optimizers of their own."""
         new = self.optimizer is None
         super().create_optimizer(model)
+        if isinstance(self.args, MultimodalTrainingArguments):
+            self._prepare_adversary()
         if new and isinstance(self.args, MultimodalTrainingArguments) and has_own_settings(self.args):
             self.optimizer, self._parameter_with_rate = split_optimizer(
                 self.optimizer, self.multimodal_model, self.args
@@ -157,6 +163,10 @@ class MultimodalTrainer(Trainer):
             self.lr_scheduler = self.stages.scheduler(optimizer or self.optimizer, num_training_steps)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def _prepare_adversary(self) -> None:
+        if self.adversary is None or self.adversary.model is not self.multimodal_model:
+            self.adversary = Adversary.of(self.args, self.multimodal_model, self.accelerator)
 
     @property
     def training_seconds(self) -> float:
@@ -172,14 +182,16 @@ class MultimodalTrainer(Trainer):
         return super().train(resume_from_checkpoint, *positional, **keywords)
 
     def _usable_checkpoint(self, asked: str | bool) -> str:
-        needs_scaler = getattr(self.accelerator, "scaler", None) is not None
+        needs = {"needs_scaler": getattr(self.accelerator, "scaler", None) is not None}
+        model = self.multimodal_model
+        needs["needs_adversary"] = isinstance(model, MultimodalModelMixin) and bool(model.build_critics())
         if asked is True:
-            checkpoint = last_whole_checkpoint(self.args.output_dir, self.args.world_size, needs_scaler)
+            checkpoint = last_whole_checkpoint(self.args.output_dir, self.args.world_size, **needs)
             if checkpoint is None:
                 raise CheckpointError(f"No whole checkpoint to resume from in {self.args.output_dir}.")
         else:
             checkpoint = str(asked)
-            check_whole(checkpoint, self.args.world_size, needs_scaler)
+            check_whole(checkpoint, self.args.world_size, **needs)
         # Trainer only warns where a tensor is missing, and trains on with what was drawn at random.
         check_tensors(checkpoint, _saved_tensors(self.accelerator.unwrap_model(self.model)))
         return checkpoint
@@ -210,6 +222,16 @@ class MultimodalTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         with clear_write_errors(f"{self.args.output_dir}/checkpoint-{self.state.global_step}"), own_tensor_names(model):
             super()._save_checkpoint(*positional, **keywords)
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        if self.adversary is not None and self.args.should_save:
+            self.adversary.save(output_dir)
+        super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.adversary is not None and checkpoint is not None:
+            self.adversary.load(checkpoint)
 
     def _run_epoch(self, *positional, **keywords):
         # What a run has come to the end of, by its steps or by early stopping, a resumed one must not go on with.
@@ -315,6 +337,8 @@ class MultimodalTrainer(Trainer):
             loss = super().training_step(model, inputs, num_items_in_batch)
         if self.modulation is not None and self.accelerator.sync_gradients:
             self.modulation.add_noise(self.state.global_step)
+        if self.adversary is not None and self.accelerator.sync_gradients:
+            self.adversary.step(self.state.global_step)
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -331,6 +355,8 @@ class MultimodalTrainer(Trainer):
             self._count_components(outputs["losses"], outputs["logits"].shape[0], training=model.training)
             if self.modulation is not None and model.training:
                 self.modulation.observe(inputs, outputs)
+            if self.adversary is not None and model.training:
+                self.adversary.collect(outputs)
             if self._unimodal is not None and not model.training:
                 self._unimodal.add(outputs)
         return (loss, outputs) if return_outputs else loss
@@ -378,6 +404,7 @@ class MultimodalTrainer(Trainer):
         if "loss" in logs:  # the training log; evaluation logs "eval_loss"
             logs |= self._mean_components(self._train_sums, self._train_counts, "")
             logs |= self.modulation.logs() if self.modulation is not None else {}
+            logs |= self.adversary.logs() if self.adversary is not None else {}
         if "learning_rate" in logs:
             logs |= self._used_rates
         super().log(logs, start_time)

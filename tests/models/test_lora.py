@@ -16,7 +16,13 @@ from tests.trainer.training import build_trainer
 
 TEXT = "decalign with a text encoder"
 # Beside these, what is pretrained is a backbone of BERT's or ViLT's layers.
-TARGETS = {"fusion": ["vision", "audio"], "fusion with def_aaf": ["vision", "audio"], "decalign": ["query_projection"]}
+OWN = ["encoders.vision", "encoders.audio"]
+TARGETS = {
+    "fusion": ["vision", "audio"],
+    "fusion with def_aaf": OWN,
+    "fusion with gan": OWN,
+    "decalign": ["query_projection"],
+}
 BACKBONES = {"bert_wma": ("bert", BertModel), "vilt_wma": ("vilt", ViltModel), TEXT: ("text_model", BertModel)}
 
 

@@ -20,6 +20,7 @@ class DefAafFields:
         alignment (`str`, defaults to `"uniform"`):
             How the modalities count in it: `"uniform"`, or `"gate"`, by the gate's weights (Proposition 2, remark).
         critic_per_modality (`bool`, defaults to `False`): One critic per modality, and not one for all.
+        gradient_penalty (`float`, defaults to 10.0): λ_gp of Eq. 13.
         shared_autoencoder (`bool`, defaults to `True`):
             One encoder and decoder for all modalities, the modality-invariant adapter of Table 3.
         early_fusion (`bool`, defaults to `False`):
@@ -44,6 +45,7 @@ class DefAafFields:
     alignment_weight: float | int = 0.5
     alignment: Literal["uniform", "gate"] = "uniform"
     critic_per_modality: bool = False
+    gradient_penalty: float | int = 10.0
     shared_autoencoder: bool = True
     early_fusion: bool = False
     gate: Literal["dynamic", "uniform"] = "dynamic"
@@ -69,11 +71,11 @@ class DefAafFields:
                 f"gate_floor is {self.gate_floor}; of {num_modalities} modalities it lies in [0, {1 / num_modalities:.3g}]."
             )
 
-    @property
-    def def_aaf_weights(self) -> dict[str, float]:
-        """Weights of the loss components (Eqs. 7 and 9)."""
+    def def_aaf_weights(self, modalities: list[str]) -> dict[str, float]:
+        """Weights of the loss components (Eqs. 7 and 9); the alignment is a mean over the modalities (Proposition 2)."""
         share = self.reconstruction_lambda
-        return {
+        alignment = {f"alignment_{name}": self.alignment_weight / len(modalities) for name in modalities}
+        return alignment | {
             "homologous": self.homologous_weight,
             "intra_reconstruction": self.reconstruction_weight * share,
             "cross_reconstruction": self.reconstruction_weight * (1 - share),
@@ -85,5 +87,5 @@ class DefAafFields:
 
 _WEIGHTS = (
     *("homologous_weight", "reconstruction_weight", "contrastive_weight", "alignment_weight", "gate_entropy_weight"),
-    "class_posterior_weight",
+    *("class_posterior_weight", "gradient_penalty"),
 )

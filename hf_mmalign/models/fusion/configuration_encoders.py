@@ -8,6 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from ..configuration_base import MultimodalConfigMixin
+from .configuration_def_aaf import DefAafFields
 from .encoders import KINDS, config_to_dict, encoder_config, longest_text, main_input
 
 SequenceEncoder = Literal["mlp", "none", "lstm", "transformer"]
@@ -15,7 +16,7 @@ Pooling = Literal["mean", "cls"]
 
 
 @strict
-class FusionEncodersConfig(MultimodalConfigMixin, PreTrainedConfig):
+class FusionEncodersConfig(DefAafFields, MultimodalConfigMixin, PreTrainedConfig):
     """The fields by which [`FusionConfig`] and [`FusionSeq2SeqConfig`], which say what they mean, describe encoders."""
 
     has_no_defaults_at_init: ClassVar = True  # read by older transformers: there are no features without a width
@@ -119,6 +120,17 @@ class FusionEncodersConfig(MultimodalConfigMixin, PreTrainedConfig):
             raise ValueError(
                 f"encoders[{name!r}] has num_mel_bins {mels}, but feature_sizes[{name!r}] is {self.feature_sizes[name]}."
             )
+
+    def fusion_loss_weights(self) -> dict[str, float]:
+        """Weights of the loss components of the fusion that `fusion` names."""
+        weights: dict[str, float] = {}
+        if self.fusion in ("auto", "gan"):
+            weights["reconstruction"] = 1.0
+        if self.fusion == "gan":
+            weights |= {f"generator_{name}": 1.0 for name in self.modalities}
+        if self.fusion == "def_aaf":
+            weights = self.def_aaf_weights(self.modalities)
+        return {name: self.fusion_weight * weight for name, weight in weights.items()}
 
     def sequence_encoder(self, name: str) -> str:
         """What the feature sequence `name`, which has no entry in `encoders`, passes through."""

@@ -4,12 +4,11 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_def_aaf import DefAafFields
 from .configuration_encoders import FusionEncodersConfig
 
 
 @strict
-class FusionConfig(DefAafFields, FusionEncodersConfig):
+class FusionConfig(FusionEncodersConfig):
     r"""Late fusion of any number of modalities, each through an encoder of its own.
 
     A modality that `encoders` names and `feature_sizes` does not comes raw, as its encoder takes it: token ids, pictures or
@@ -27,8 +26,10 @@ class FusionConfig(DefAafFields, FusionEncodersConfig):
             Names, in order; by default the raw ones, in the order of `encoders`, then those of `feature_sizes`.
         fusion (`str`, defaults to `"concat"`):
             How the modalities' vectors become one: `"concat"`, concatenated; `"auto"`, compressed so that they can be
-            reconstructed (Auto-Fusion), whose loss is `reconstruction`; `"def_aaf"`, the weighted sum of class-conditional
-            codes, see [`DefAafFields`], whose fields belong here too.
+            reconstructed (Auto-Fusion), whose loss is `reconstruction`; `"gan"`, each generated so that a critic takes
+            it for what the others say (GAN-Fusion), whose losses are `generator_<modality>` and `reconstruction`;
+            `"def_aaf"`, the weighted sum of class-conditional codes, see [`DefAafFields`], whose fields belong here
+            too.
         latent_size (`int`, defaults to 50): Width of the fused vector, except of `fusion="concat"`.
         fusion_weight (`float`, defaults to 1.0): Weight of the losses of the fusion.
         encoder (`str` or `dict[str, str]`, defaults to `"mlp"`):
@@ -80,7 +81,7 @@ class FusionConfig(DefAafFields, FusionEncodersConfig):
 
     model_type = "mmalign_fusion"
 
-    fusion: Literal["concat", "auto", "def_aaf"] = "concat"
+    fusion: Literal["concat", "auto", "gan", "def_aaf"] = "concat"
     latent_size: int = 50
     fusion_weight: float | int = 1.0
     num_head_layers: int = 1
@@ -98,6 +99,8 @@ class FusionConfig(DefAafFields, FusionEncodersConfig):
         super().__post_init__(**kwargs)
 
     def validate_multimodal(self) -> None:
+        if self.fusion == "gan" and len(self.modalities) < 2:
+            raise ValueError(f"fusion is 'gan', which needs two modalities or more; they are {self.modalities}.")
         if self.head_hidden_size < 1:
             raise ValueError(f"head_hidden_size is {self.head_hidden_size}; it is at least 1.")
         if self.num_head_layers < 0:
@@ -122,8 +125,6 @@ class FusionConfig(DefAafFields, FusionEncodersConfig):
     @property
     def loss_weights(self) -> dict[str, float]:
         heads = self.modalities if self.unimodal_heads else []
-        fusion = {"reconstruction": self.fusion_weight} if self.fusion == "auto" else {}
-        if self.fusion == "def_aaf":
-            fusion = {name: self.fusion_weight * weight for name, weight in self.def_aaf_weights.items()}
+        fusion = self.fusion_loss_weights()
         fusion |= {"aib": self.aib_weight} if self.aib_weight else {}
         return fusion | {f"unimodal_{name}": self.unimodal_weight for name in heads}

@@ -6,7 +6,6 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
-from .configuration_def_aaf import DefAafFields
 from .configuration_encoders import FusionEncodersConfig
 from .encoders import longest_text
 
@@ -15,7 +14,7 @@ _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_tok
 
 
 @strict
-class FusionSeq2SeqConfig(DefAafFields, FusionEncodersConfig):
+class FusionSeq2SeqConfig(FusionEncodersConfig):
     r"""An encoder–decoder for text that also attends to other modalities.
 
     The decoder's memory is the text encoder's states and, where there are other modalities, what `fusion` makes of all.
@@ -27,8 +26,9 @@ class FusionSeq2SeqConfig(DefAafFields, FusionEncodersConfig):
             `model_type`, `"marian"` by default.
         fusion (`str`, defaults to `"concat"`):
             `"concat"`, early fusion: the concatenation of the modalities' vectors, the text's among them, projected to
-            one memory token; `"auto"`, the same of their Auto-Fusion; `"def_aaf"`, of DEF + AAF, see [`DefAafFields`];
-            `"attention"`: every step of every other modality, projected, is a memory token.
+            one memory token; `"auto"`, the same of their Auto-Fusion; `"gan"`, of their GAN-Fusion; `"def_aaf"`, of DEF
+            + AAF, see [`DefAafFields`]; `"attention"`: every step of every other modality, projected, is a memory
+            token.
         latent_size (`int`, defaults to 100): Width of the fused vector, except of `fusion="concat"`.
         fusion_weight (`float`, defaults to 1.0): Weight of the losses of the fusion.
         label_smoothing (`float`, defaults to 0.0): Of the tokens' cross-entropy, in training only.
@@ -54,7 +54,7 @@ class FusionSeq2SeqConfig(DefAafFields, FusionEncodersConfig):
     sub_configs: ClassVar = {"text_config": AutoConfig}
 
     text_config: PreTrainedConfig | dict | None = None
-    fusion: Literal["concat", "auto", "def_aaf", "attention"] = "concat"
+    fusion: Literal["concat", "auto", "gan", "def_aaf", "attention"] = "concat"
     latent_size: int = 100
     fusion_weight: float | int = 1.0
     label_smoothing: float | int = 0.0
@@ -129,9 +129,7 @@ class FusionSeq2SeqConfig(DefAafFields, FusionEncodersConfig):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        if self.fusion == "def_aaf":
-            return {name: self.fusion_weight * weight for name, weight in self.def_aaf_weights.items()}
-        return {"reconstruction": self.fusion_weight} if self.fusion == "auto" else {}
+        return self.fusion_loss_weights()
 
     @property
     def keys_to_ignore_at_inference(self) -> list[str]:

@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...layers.critics import WassersteinCritic
 from ...losses.discriminative_embedding import (
     contrastive_loss,
     entropy_shortfall,
     homologous_loss,
     reconstruction_losses,
 )
+from ..modeling_base import AdversarialPair
 from .configuration_def_aaf import DefAafFields
 from .fusions import ConcatFusion, Fused
 
@@ -121,7 +123,8 @@ class DefAafFusion(nn.Module):
 
     Its loss components are `homologous` (Eq. 4), `intra_reconstruction` and `cross_reconstruction` (Eqs. 5 and 6),
     `contrastive` (Eq. 8), `class_posterior`, the cross-entropy of the classifier that stands in for labels, and
-    `gate_entropy` (Appendix D); those of weight 0 are not computed. What is reconstructed is a fixed target: encoders that
+    `gate_entropy` (Appendix D), and against critics `alignment_<modality>`, E[D(c^s)] − E[D(z)] (Eq. 14); those of weight 0
+    are not computed. What is reconstructed is a fixed target: encoders that
     could make it easier by saying less would.
 
     Args:
@@ -167,8 +170,36 @@ class DefAafFusion(nn.Module):
                 losses["class_posterior"] = _posterior_loss(posterior, classes)
             if self.config.gate_entropy_weight:
                 losses["gate_entropy"] = entropy_shortfall(weights, has, self.config.gate_entropy_floor)
+        fused = _weighted(codes, weights)
         by_name = dict(zip(vectors, weights.unbind(dim=1), strict=True))
-        return Fused(_weighted(codes, weights), losses, by_name if self.joined is None else None)
+        if self.joined is not None:
+            return Fused(fused, losses)
+        pairs = self._pairs(codes, fused, present, by_name) if with_losses and self.config.alignment_weight else None
+        return Fused(fused, losses, by_name, pairs)
+
+    def build_critics(self) -> nn.ModuleDict:
+        """One for all modalities, or one for each; none without alignment."""
+        if not self.config.alignment_weight or self.joined is not None:
+            return nn.ModuleDict()
+        names = list(self.autoencoder.project) if self.config.critic_per_modality else ["shared"]
+        penalty = self.config.gradient_penalty
+        return nn.ModuleDict({name: WassersteinCritic(self.width, self.width, penalty) for name in names})
+
+    def _pairs(self, codes, fused: Tensor, present, weights) -> dict[str, AdversarialPair]:
+        """For each modality its codes, real, and the fused vectors of the samples that have it (Eq. 12)."""
+        pairs = {}
+        for name in self.autoencoder.project:
+            critic = name if self.config.critic_per_modality else "shared"
+            if name not in codes:  # of the whole batch; processes add up their terms one by one
+                nobody = torch.zeros_like(next(iter(present.values())))
+                pairs[f"alignment_{name}"] = AdversarialPair(critic, fused, fused, nobody)
+                continue
+            share, code = None, codes[name]
+            if self.config.alignment == "gate":
+                # γ_m, times M: the config's weights of the terms are for equal ones.
+                share = weights[name].detach().float().mean() * len(codes)
+            pairs[f"alignment_{name}"] = AdversarialPair(critic, code, fused, present[name], share)
+        return pairs
 
     def _losses(self, vectors, codes, condition: Tensor, present) -> dict[str, Tensor]:
         config, losses = self.config, {}

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..modeling_base import AdversarialPair
+
 
 class Fused(NamedTuple):
     """What a fusion makes of a batch.
@@ -16,11 +18,14 @@ class Fused(NamedTuple):
         losses (`dict[str, torch.Tensor]`): The fusion's own loss components, unweighted scalars by name.
         weights (`dict[str, torch.Tensor]`, *optional*): `(B,)` by modality: how much of each is in the vector, of fusions
             that weigh.
+        pairs (`dict[str, AdversarialPair]`, *optional*): Rows for critics by loss component, of fusions that are trained
+            against some.
     """
 
     vector: Tensor
     losses: dict[str, Tensor]
     weights: dict[str, Tensor] | None = None
+    pairs: dict[str, AdversarialPair] | None = None
 
 
 class ConcatFusion(nn.Module):
@@ -37,6 +42,10 @@ class ConcatFusion(nn.Module):
         super().__init__()
         self.widths = dict(widths)
         self.width = sum(self.widths.values())
+
+    def build_critics(self) -> nn.ModuleDict:
+        """The critics that it is trained against; none."""
+        return nn.ModuleDict()
 
     def forward(
         self,

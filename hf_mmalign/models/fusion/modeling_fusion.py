@@ -133,9 +133,11 @@ class FusionForSequenceClassification(ModalityEncodersMixin, PreTrainedModel):
         logits = self._decide(hidden)
         unimodal = {name: self.unimodal_heads[name](vector) for name, vector in vectors.items() if self.unimodal_heads}
 
-        loss, losses = None, None
+        loss, losses, critic_inputs = None, None, None
         if labels is not None:
             losses = self._losses(logits, fused, unimodal, embeddings, labels)
+            adversarial, critic_inputs = self._adversarial_terms(fused.pairs or {})
+            losses |= adversarial
             if self.bottleneck is not None:
                 losses["aib"] = self._bottleneck_loss(vectors, hidden[-1], embeddings, labels)
             loss = combine_losses(losses, self.config.loss_weights)
@@ -147,6 +149,7 @@ class FusionForSequenceClassification(ModalityEncodersMixin, PreTrainedModel):
             modality_features=vectors if output_modality_features else None,
             unimodal_logits=unimodal or None,
             gate_weights=fused.weights,
+            critic_inputs=critic_inputs,
             hidden_states=hidden if with_states else None,
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
@@ -213,6 +216,9 @@ class FusionForSequenceClassification(ModalityEncodersMixin, PreTrainedModel):
 
         present = {name: embedding.present for name, embedding in embeddings.items()}
         return self.bottleneck(vectors, fused, present, likelihood)
+
+    def build_critics(self) -> nn.ModuleDict:
+        return self.fuser.build_critics()
 
     def set_contributions(self, coefficients: dict[str, float]) -> dict[str, float]:
         """As in the base class; with a bottleneck, returns each modality's `beta_<modality>` (CAL, Eq. 9)."""

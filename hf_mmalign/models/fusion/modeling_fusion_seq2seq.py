@@ -35,6 +35,7 @@ class FusionMemory(ModelOutput):
         losses (`dict[str, torch.FloatTensor]`, *optional*): The fusion's own loss components.
         modality_features (`dict[str, torch.FloatTensor]`, *optional*): Each modality's `(B, d_m)` vector.
         gate_weights (`dict[str, torch.FloatTensor]`, *optional*): `(B,)` by modality, of fusions that weigh.
+        critic_inputs (`dict[str, tuple]`, *optional*): As in [`MultimodalOutput`].
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -42,6 +43,7 @@ class FusionMemory(ModelOutput):
     losses: dict[str, torch.Tensor] | None = None
     modality_features: dict[str, torch.Tensor] | None = None
     gate_weights: dict[str, torch.Tensor] | None = None
+    critic_inputs: dict[str, tuple] | None = None
 
 
 @dataclass
@@ -55,7 +57,7 @@ class MultimodalSeq2SeqOutput(ModelOutput):
             cross-entropy of the tokens.
         modality_features (`dict[str, torch.FloatTensor]`, *optional*): One `(B, d_m)` vector per modality, where
             `output_modality_features=True`; zero for samples that miss it.
-        gate_weights (`dict[str, torch.FloatTensor]`, *optional*): As in [`MultimodalOutput`].
+        gate_weights, critic_inputs (`dict`, *optional*): As in [`MultimodalOutput`].
         past_key_values (`Cache`, *optional*): For the next token.
         encoder_last_hidden_state (`torch.FloatTensor` of shape `(B, S, d)`): The memory.
         decoder_hidden_states, decoder_attentions, cross_attentions (`tuple[torch.FloatTensor]`, *optional*): As in
@@ -67,6 +69,7 @@ class MultimodalSeq2SeqOutput(ModelOutput):
     losses: dict[str, torch.Tensor] | None = None
     modality_features: dict[str, torch.Tensor] | None = None
     gate_weights: dict[str, torch.Tensor] | None = None
+    critic_inputs: dict[str, tuple] | None = None
     past_key_values: Cache | None = None
     encoder_last_hidden_state: torch.Tensor | None = None
     decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
@@ -268,6 +271,7 @@ class FusionForConditionalGeneration(ModalityEncodersMixin, PreTrainedModel, Gen
             losses=losses,
             modality_features=encoder_outputs.modality_features if output_modality_features else None,
             gate_weights=encoder_outputs.gate_weights,
+            critic_inputs=encoder_outputs.critic_inputs,
             past_key_values=decoded.past_key_values,
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,
             decoder_hidden_states=decoded.decoder_hidden_states,
@@ -290,12 +294,14 @@ class FusionForConditionalGeneration(ModalityEncodersMixin, PreTrainedModel, Gen
         of :meth:`forward`, and three are without effect, which `generate` passes to an encoder."""
         embeddings = self._embed_with_hooks(input_ids=input_ids, attention_mask=attention_mask, **inputs)
         vectors = self.vectors_of(embeddings)
-        parts, losses, weights = [], {}, None
+        parts, losses, weights, critic_inputs = [], {}, None, None
         if "text" in embeddings:
             parts.append((embeddings["text"].tokens, embeddings["text"].mask))
         if self.fuser is not None:
             present = {name: embedding.present for name, embedding in embeddings.items()}
-            vector, losses, weights = self.fuser(vectors, present, with_losses=with_losses)
+            vector, losses, weights, pairs = self.fuser(vectors, present, with_losses=with_losses)
+            adversarial, critic_inputs = self._adversarial_terms(pairs or {})
+            losses |= adversarial
             anything = torch.stack(list(present.values())).any(dim=0)
             parts.append((self.memory_tokens["fused"](vector).unsqueeze(1), anything.unsqueeze(1)))
         else:
@@ -309,7 +315,7 @@ class FusionForConditionalGeneration(ModalityEncodersMixin, PreTrainedModel, Gen
         # A sample without anything is given one blank token: nothing to attend to would make NaN.
         blank = ~mask.any(dim=1, keepdim=True)
         mask = mask | (blank & (torch.arange(mask.shape[1], device=mask.device) == 0))
-        return FusionMemory(tokens, mask.long(), losses, vectors, weights)
+        return FusionMemory(tokens, mask.long(), losses, vectors, weights, critic_inputs)
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, *positional: Any, labels: Tensor | None = None, **keywords: Any):
@@ -336,6 +342,9 @@ class FusionForConditionalGeneration(ModalityEncodersMixin, PreTrainedModel, Gen
         ids = self.generate(**inputs)
         longest = self.generation_config.max_length or 0
         return F.pad(ids, (0, max(0, longest - ids.shape[1])), value=self.config.pad_token_id)
+
+    def build_critics(self) -> nn.ModuleDict:
+        return nn.ModuleDict() if self.fuser is None else self.fuser.build_critics()
 
     def problem_type_of(self, labels: Tensor) -> str:
         return self.config.task

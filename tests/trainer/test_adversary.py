@@ -1,0 +1,154 @@
+"""Training against critics: what is exact, and what is saved."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from hf_mmalign import MultimodalTrainingArguments
+from hf_mmalign.trainer.adversary import Adversary
+from hf_mmalign.trainer.checkpoints import CheckpointError
+from tests.trainer.test_resume import assert_same_run
+from tests.trainer.test_trainer import train_log
+from tests.trainer.training import build_fusion, build_trainer, weights
+
+GAN = {"fusion": "gan", "latent_size": 8, "dropout": 0.0}
+AAF = {"fusion": "def_aaf", "latent_size": 8, "class_dropout": 0.0, "dropout": 0.0}
+EVERY_STEP = {"save_strategy": "steps", "save_steps": 1}
+FUSIONS = pytest.mark.parametrize("fields", [GAN, AAF], ids=["gan", "def_aaf"])
+
+
+def trained(folder, fields, resume=None, **arguments):
+    trainer = build_trainer(folder, build_fusion(**fields), **arguments)
+    trainer.train(resume_from_checkpoint=resume and str(resume))
+    return trainer
+
+
+@FUSIONS
+def test_critics_are_trained_logged_and_saved_beside_the_model(tmp_path, fields):
+    trainer = trained(tmp_path, fields, critic_steps=2, **EVERY_STEP)
+    critics = trainer.adversary.critics
+    torch.manual_seed(0)
+    term, told = ("generator", "accuracy") if fields is GAN else ("alignment", "distance")
+    for entry in train_log(trainer):
+        for name in ("audio", "vision"):
+            assert {f"loss_{term}_{name}", f"critic_loss_{term}_{name}", f"critic_{told}_{term}_{name}"} <= set(entry)
+    saved = load_file(tmp_path / "checkpoint-4/adversary.safetensors")
+    for name, tensor in critics.state_dict().items():
+        assert_close(saved[f"critics.{name}"], tensor, atol=0, rtol=0)
+    assert {int(value) for name, value in saved.items() if name.endswith(".step")} == {8}
+    assert not any("critic" in name for name in load_file(tmp_path / "checkpoint-4/model.safetensors"))
+    assert not any(parameter.requires_grad for parameter in critics.parameters())
+
+
+def test_the_critics_take_adam_s_steps_on_the_rows_of_the_step(tmp_path):
+    """By hand, for the first step: the rows are those of the model before it."""
+    trainer = build_trainer(tmp_path, build_fusion(**AAF), max_steps=1, critic_learning_rate=0.01)
+    torch.manual_seed(5)
+    adversary = Adversary.of(trainer.args, trainer.multimodal_model, trainer.accelerator)
+    critic = adversary.critics["shared"]
+    real, fake = torch.randn(2, 6, 8).unbind()
+    before = {name: value.clone() for name, value in critic.state_dict().items()}
+    adversary.collect({"critic_inputs": {"alignment_audio": ("shared", real[:2], fake[:2])}})
+    adversary.collect({"critic_inputs": {"alignment_audio": ("shared", real[2:], fake[2:])}})
+    adversary.step(3)
+    moved = {name: value.clone() for name, value in critic.state_dict().items()}
+    critic.load_state_dict(before)
+    critic.requires_grad_(True)
+    losses, told = critic.losses(real, fake, torch.Generator().manual_seed(trainer.args.seed + 3 * 1_000_003))
+    gradients = torch.autograd.grad(losses.mean(), list(critic.parameters()))
+    for (name, value), gradient in zip(before.items(), gradients, strict=True):
+        # Adam's first step is the sign of the gradient, except where that is near its epsilon.
+        clear = gradient.abs() > 1e-5
+        assert_close((value - moved[name])[clear], 0.01 * gradient.sign()[clear], atol=1e-4, rtol=0)
+    assert adversary.logs()["critic_distance_alignment_audio"] == pytest.approx(
+        told["distance"].mean().item(), abs=1e-6
+    )
+    assert adversary.logs() == {}
+
+
+@FUSIONS
+@pytest.mark.parametrize("checkpoint", [1, 3])
+def test_resumed_as_if_it_had_not_been_interrupted(tmp_path, fields, checkpoint):
+    whole = trained(tmp_path / "whole", fields | {"dropout": 0.2}, critic_steps=2, **EVERY_STEP)
+    resume = tmp_path / "whole" / f"checkpoint-{checkpoint}"
+    resumed = trained(tmp_path / "resumed", fields | {"dropout": 0.2}, resume, critic_steps=2, **EVERY_STEP)
+    assert_same_run(whole, resumed)
+    for name, tensor in whole.adversary.critics.state_dict().items():
+        assert_close(resumed.adversary.critics.state_dict()[name], tensor, atol=1e-6, rtol=0)
+
+
+def test_a_checkpoint_without_its_critics_is_refused(tmp_path):
+    trained(tmp_path, GAN, max_steps=2, **EVERY_STEP)
+    (tmp_path / "checkpoint-2/adversary.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"checkpoint-2 is not whole: adversary.safetensors, which holds"):
+        trained(tmp_path, GAN, tmp_path / "checkpoint-2", max_steps=3, **EVERY_STEP)
+    again = build_trainer(tmp_path, build_fusion(**GAN), max_steps=2, **EVERY_STEP)
+    assert again._usable_checkpoint(True).endswith("checkpoint-1")
+    shutil.copy(tmp_path / "checkpoint-1/model.safetensors", tmp_path / "checkpoint-1/adversary.safetensors")
+    with pytest.raises(CheckpointError, match="is not of this model's critics"):
+        trained(tmp_path, GAN, tmp_path / "checkpoint-1", max_steps=3, **EVERY_STEP)
+
+
+def test_accumulation_and_batch_are_one(tmp_path):
+    """Two micro-batches of 2 train model and critics as one batch of 4 does, where no term depends on the batch."""
+    fields = AAF | {"contrastive_weight": 0.0}
+    halves = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    # Full batches of samples that have everything: the means over samples are then equal too.
+    keywords = {"train_dataset": Complete(), "eval_dataset": None}
+    runs = []
+    for arguments in ({"per_device_train_batch_size": 4}, halves):
+        trainer = build_trainer(tmp_path / str(len(runs)), build_fusion(**fields), keywords, optim="sgd", **arguments)
+        trainer.train()
+        runs.append(trainer)
+    one, two = runs
+    for name, tensor in weights(one.model).items():
+        assert_close(weights(two.model)[name], tensor, atol=1e-5, rtol=1e-4)
+    for name, tensor in one.adversary.critics.state_dict().items():
+        # Adam divides a gradient by its own size: where that is tiny, rounding shows.
+        assert_close(two.adversary.critics.state_dict()[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+class Complete(torch.utils.data.Dataset):
+    """Sixteen samples with both modalities."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self.features = {
+            "vision": torch.randn(16, 3, 5, generator=generator),
+            "audio": torch.randn(16, 2, 3, generator=generator),
+        }
+        self.labels = torch.randint(0, 2, (16,), generator=generator)
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        rows = {name: values[index : index + 1] for name, values in self.features.items()}
+        return {"features": rows, "labels": self.labels[index : index + 1]}
+
+
+@FUSIONS
+def test_bf16_keeps_the_critics_in_single_precision(tmp_path, fields):
+    trainer = trained(tmp_path, fields, bf16=True, max_steps=2)
+    assert {tensor.dtype for tensor in trainer.adversary.critics.parameters()} == {torch.float32}
+    assert all(torch.tensor(value).isfinite() for value in train_log(trainer)[-1].values())
+
+
+def test_without_alignment_there_is_no_adversary(tmp_path):
+    trainer = trained(tmp_path, AAF | {"alignment_weight": 0.0}, max_steps=1)
+    assert trainer.adversary is None
+    assert not (tmp_path / "checkpoint-1/adversary.safetensors").exists()
+
+
+@pytest.mark.parametrize("arguments", [{"critic_learning_rate": 0.0}, {"critic_steps": 0}])
+def test_values_out_of_range(tmp_path, arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=f"{name} is 0"):
+        MultimodalTrainingArguments(str(tmp_path), **arguments)
