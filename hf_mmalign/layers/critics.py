@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .masked_batch_norm import MaskedBatchNorm, MaskedSequential
+
 
 class Critic(nn.Module, ABC):
     """Tells rows of two kinds apart, real and fake ones; a model is trained to make fake ones that it takes for real.
@@ -14,11 +16,14 @@ class Critic(nn.Module, ABC):
     """
 
     @abstractmethod
-    def losses(self, real: Tensor, fake: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(
+        self, real: Tensor, fake: Tensor, counted: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """What the critic minimises, and what is worth logging.
 
         Args:
             real, fake (`torch.Tensor` of shape `(R, d)`): Detached.
+            counted (`torch.BoolTensor` of shape `(R,)`): The rows that count. What is returned of others means nothing.
             generator (`torch.Generator`): For random numbers, if it needs any.
 
         Returns:
@@ -26,19 +31,8 @@ class Critic(nn.Module, ABC):
         """
 
     @abstractmethod
-    def generator_losses(self, real: Tensor, fake: Tensor) -> Tensor:
+    def generator_losses(self, real: Tensor, fake: Tensor, counted: Tensor) -> Tensor:
         """`(R,)`: what the model minimises; the critic's own parameters are constants."""
-
-
-class RowsBatchNorm(nn.BatchNorm1d):
-    """Batch norm that takes its running statistics where there are fewer than two rows to measure any on."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.shape[0] > 1 or not self.training:
-            return super().forward(input)
-        return F.batch_norm(
-            input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-        )
 
 
 class Discriminator(Critic):
@@ -55,31 +49,28 @@ class Discriminator(Critic):
 
     def __init__(self, size: int, hidden_size: int):
         super().__init__()
-        self.layers = nn.Sequential(
+        self.layers = MaskedSequential(
             nn.Linear(size, hidden_size),
-            RowsBatchNorm(hidden_size),
+            MaskedBatchNorm(hidden_size),
             nn.LeakyReLU(0.2),
             nn.Linear(hidden_size, hidden_size),
-            RowsBatchNorm(hidden_size),
+            MaskedBatchNorm(hidden_size),
             nn.LeakyReLU(0.2),
             nn.Linear(hidden_size, 1),
         )
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """`(R,)` logits, above 0 for real ones, of `(R, d)` rows."""
-        return self.layers(rows).squeeze(1)
+    def forward(self, real: Tensor, fake: Tensor, counted: Tensor) -> tuple[Tensor, ...]:
+        """`(R,)` logits of real and of fake rows, above 0 for those that it takes for real."""
+        # Batch norms see the two together: normalised each on its own, they would be alike however far apart they are.
+        return self.layers(torch.cat([real, fake]), torch.cat([counted, counted])).squeeze(1).chunk(2)
 
-    def losses(self, real, fake, generator):
-        on_real, on_fake = self._both(real, fake)
+    def losses(self, real, fake, counted, generator):
+        on_real, on_fake = self(real, fake, counted)
         right = ((on_real > 0).float() + (on_fake < 0).float()) / 2
         return F.softplus(-on_real) + F.softplus(on_fake), {"accuracy": right.detach()}
 
-    def generator_losses(self, real, fake):
-        return F.softplus(-self._both(real.detach(), fake)[1])
-
-    def _both(self, real: Tensor, fake: Tensor) -> tuple[Tensor, ...]:
-        # Batch norms see the two together: normalised each on its own, they would be alike however far apart they are.
-        return self(torch.cat([real, fake])).chunk(2)
+    def generator_losses(self, real, fake, counted):
+        return F.softplus(-self(real.detach(), fake, counted)[1])
 
 
 class WassersteinCritic(Critic):
@@ -110,8 +101,10 @@ class WassersteinCritic(Critic):
         """`(R,)` scores, larger for real ones, of `(R, d)` rows."""
         return self.layers(rows).squeeze(1)
 
-    def losses(self, real, fake, generator):
-        share = torch.rand(len(real), 1, generator=generator, dtype=real.dtype, device=generator.device).to(real.device)
+    def losses(self, real, fake, counted, generator):
+        share = torch.rand(real.shape[0], 1, generator=generator, dtype=real.dtype, device=generator.device).to(
+            real.device
+        )
         between = (share * real + (1 - share) * fake).requires_grad_()
         (gradient,) = torch.autograd.grad(self(between).sum(), between, create_graph=True)
         # At a gradient of 0, where the norm has no derivative.
@@ -120,5 +113,5 @@ class WassersteinCritic(Critic):
         statistics = {"distance": distance.detach(), "gradient_norm": norm.detach()}
         return self.gradient_penalty * (norm - 1).square() - distance, statistics
 
-    def generator_losses(self, real, fake):
+    def generator_losses(self, real, fake, counted):
         return self(real.detach()) - self(fake)

@@ -97,7 +97,7 @@ class MultimodalOutput(ModelOutput):
         gate_weights (`dict[str, torch.FloatTensor]`, *optional*): `(B,)` weight of each modality of the batch in the fused
             vector, of models with a gate; those of a sample sum to 1, 0 where it misses the modality.
         critic_inputs (`dict[str, tuple]`, *optional*): In training against critics, by loss component the critic's name and
-            the detached real and fake rows, `(R, d)` each.
+            the detached real and fake rows, `(B, d)` each, and which of them count, `(B,)`.
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): As in transformers.
     """
 
@@ -246,7 +246,6 @@ class MultimodalModelMixin:
         """Let training ask these critics for the model's adversarial losses; they do not become part of the model."""
         self.__dict__["_critics"] = critics
 
-    @torch.compiler.disable  # how many rows count is known to the host only
     def _adversarial_terms(
         self, pairs: dict[str, AdversarialPair]
     ) -> tuple[dict[str, torch.Tensor], dict[str, tuple] | None]:
@@ -257,10 +256,11 @@ class MultimodalModelMixin:
         losses, inputs = {}, {}
         for name, pair in pairs.items():
             with no_autocast(pair.fake.device):
-                real, fake = pair.real[pair.counted].float(), pair.fake[pair.counted].float()
-                loss = critics[pair.critic].generator_losses(real, fake).sum() / max(len(fake), 1)
+                real, fake = pair.real.float(), pair.fake.float()
+                by_row = critics[pair.critic].generator_losses(real, fake, pair.counted)
+                loss = by_row.masked_fill(~pair.counted, 0).sum() / pair.counted.sum().clamp(min=1)
             losses[name] = loss if pair.weight is None else loss * pair.weight
-            inputs[name] = (pair.critic, real.detach(), fake.detach())
+            inputs[name] = (pair.critic, real.detach(), fake.detach(), pair.counted)
         return losses, inputs
 
     def set_contributions(self, coefficients: dict[str, float]) -> dict[str, float]:

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..models.modeling_base import MultimodalModelMixin
-from ..ot.costs import no_autocast
 from .arguments import MultimodalTrainingArguments
 from .checkpoints import ADVERSARY_FILE, CheckpointError
 
@@ -50,7 +49,7 @@ class Adversary:
                 dist.broadcast(tensor, src=0)
         self.optimizer = torch.optim.Adam(self.critics.parameters(), lr=args.critic_learning_rate)
         self.critics.requires_grad_(False)
-        self._rows: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self._rows: dict[str, list[tuple[Tensor, ...]]] = {}
         self._critic_of: dict[str, str] = {}
         self._logged: dict[str, list[Tensor]] = {}
         model.attach_critics(self.critics)
@@ -73,9 +72,9 @@ class Adversary:
 
     def collect(self, outputs: dict) -> None:
         """Take the rows that a forward pass of training has handed over."""
-        for name, (critic, real, fake) in (outputs.get("critic_inputs") or {}).items():
+        for name, (critic, *rows) in (outputs.get("critic_inputs") or {}).items():
             self._critic_of[name] = critic
-            self._rows.setdefault(name, []).append((real, fake))
+            self._rows.setdefault(name, []).append(tuple(rows))
 
     def step(self, global_step: int) -> None:
         """Train the critics on what was collected. Collective: every process must call it.
@@ -87,9 +86,7 @@ class Adversary:
             name: tuple(torch.cat(parts) for parts in zip(*pairs, strict=True)) for name, pairs in self._rows.items()
         }
         self._rows = {}
-        device = next(self.critics.parameters()).device
-        counts = torch.tensor([float(len(real)) for real, _ in rows.values()], device=device)
-        total = self._summed(counts.clone())
+        total = self._summed(torch.stack([counted.sum().float() for *_, counted in rows.values()]))
         generator = torch.Generator().manual_seed(self.args.seed + 1_000_003 * global_step + self.args.process_index)
         self.critics.requires_grad_(True)
         try:
@@ -102,15 +99,15 @@ class Adversary:
 
     def _take_step(self, rows, total: Tensor, generator: torch.Generator) -> dict[str, tuple[Tensor, int]]:
         statistics, loss = {}, total.new_zeros(())
-        with no_autocast(total.device), torch.enable_grad():
-            for index, (name, (real, fake)) in enumerate(rows.items()):
-                # Without any row too: what is logged has the same names on every process.
-                losses, told = self.critics[self._critic_of[name]].losses(real, fake, generator)
-                loss = loss + losses.sum() / total[index].clamp(min=1)
-                told = {"loss": losses.detach(), **told}
-                statistics |= {f"critic_{key}_{name}": (value.sum(), index) for key, value in told.items()}
-            self.optimizer.zero_grad()
-            loss.backward()
+        for index, (name, (real, fake, counted)) in enumerate(rows.items()):
+            losses, told = self.critics[self._critic_of[name]].losses(real, fake, counted, generator)
+            loss = loss + losses.masked_fill(~counted, 0).sum() / total[index].clamp(min=1)
+            told = {"loss": losses.detach(), **told}
+            statistics |= {
+                f"critic_{key}_{name}": (value.masked_fill(~counted, 0).sum(), index) for key, value in told.items()
+            }
+        self.optimizer.zero_grad()
+        loss.backward()
         for parameter in self.critics.parameters():
             if self.accelerator.num_processes > 1:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from hf_mmalign.layers.critics import Discriminator, RowsBatchNorm, WassersteinCritic
+from hf_mmalign.layers.critics import Discriminator, WassersteinCritic
+
+ALL = torch.ones(64, dtype=torch.bool)
 
 
 def rows(count: int = 6, shift: float = 0.0, seed: int = 0) -> torch.Tensor:
@@ -16,13 +18,13 @@ def test_the_discriminator_s_losses_are_cross_entropies():
     """Eqs. 2 and 3: −log D(z_tr) − log(1 − D(z_g)), and, not saturating, −log D(z_g)."""
     critic = Discriminator(3, 5)
     real, fake = rows(), rows(shift=1.0, seed=1)
-    losses, told = critic.losses(real, fake, torch.Generator())
-    on_real, on_fake = critic(torch.cat([real, fake])).chunk(2)
+    losses, told = critic.losses(real, fake, ALL[:6], torch.Generator())
+    on_real, on_fake = critic(real, fake, ALL[:6])
     one, zero = torch.ones(6), torch.zeros(6)
     expected = F.binary_cross_entropy_with_logits(on_real, one, reduction="none")
     expected = expected + F.binary_cross_entropy_with_logits(on_fake, zero, reduction="none")
     assert_close(losses, expected)
-    assert_close(critic.generator_losses(real, fake), -torch.sigmoid(on_fake).log())
+    assert_close(critic.generator_losses(real, fake, ALL[:6]), -torch.sigmoid(on_fake).log())
     assert_close(told["accuracy"].mean(), ((on_real > 0).float().mean() + (on_fake < 0).float().mean()) / 2)
 
 
@@ -30,7 +32,7 @@ def test_the_critic_s_gradient_penalty_is_that_of_the_points_between():
     """Eqs. 12–14, the norm of each row's gradient by finite differences."""
     critic = WassersteinCritic(3, 5, gradient_penalty=7.0).double()
     real, fake = rows().double(), rows(shift=1.0, seed=1).double()
-    losses, told = critic.losses(real, fake, torch.Generator().manual_seed(4))
+    losses, told = critic.losses(real, fake, ALL[:6], torch.Generator().manual_seed(4))
     share = torch.rand(6, 1, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     between = share * real + (1 - share) * fake
     step = 1e-6 * torch.eye(3, dtype=torch.float64)
@@ -53,30 +55,31 @@ def test_a_critic_learns_to_tell_and_a_generator_to_be_taken_for_real(kind):
     generator = torch.Generator().manual_seed(0)
     first = None
     for _ in range(150):
-        losses, _ = critic.losses(real, rows(64, seed=2) + shift.detach(), generator)
+        losses, _ = critic.losses(real, rows(64, seed=2) + shift.detach(), ALL, generator)
         optimizer.zero_grad()
         losses.mean().backward()
         optimizer.step()
         first = losses.mean().item() if first is None else first
     assert losses.mean().item() < first - 0.5
     away = shift.detach().norm()
-    (gradient,) = torch.autograd.grad(critic.generator_losses(real, rows(64, seed=2) + shift).mean(), shift)
+    (gradient,) = torch.autograd.grad(critic.generator_losses(real, rows(64, seed=2) + shift, ALL).mean(), shift)
     assert (shift - 0.5 * gradient / gradient.norm()).norm() < away
 
 
 def test_real_rows_are_constants_of_the_generator_s_loss():
     critic = WassersteinCritic(3, 8)
     real, fake = rows().requires_grad_(), rows(seed=1).requires_grad_()
-    critic.generator_losses(real, fake).sum().backward()
+    critic.generator_losses(real, fake, ALL[:6]).sum().backward()
     assert real.grad is None
     assert fake.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_batch_norm_of_too_few_rows_takes_what_it_has_learnt(count):
-    norm = RowsBatchNorm(3).train()
-    norm(rows(8, shift=2.0))
-    before = norm.running_mean.clone()
-    given = rows(count)
-    assert_close(norm(given), norm.eval()(given))
-    assert_close(norm.running_mean, before, atol=0, rtol=0)
+def test_rows_that_do_not_count_change_nothing():
+    torch.manual_seed(0)
+    critic, counted = Discriminator(3, 5), torch.tensor([True, False, True, True, False, True])
+    few, _ = critic.losses(rows()[counted], rows(seed=1)[counted], ALL[:4], torch.Generator())
+    real, fake = rows().masked_fill(~counted.unsqueeze(1), 9.0), rows(seed=1)
+    again, _ = critic.losses(real, fake, counted, torch.Generator())
+    assert_close(again[counted], few)
+    generated = critic.generator_losses(real, fake, counted)[counted]
+    assert_close(generated, critic.generator_losses(rows()[counted], rows(seed=1)[counted], ALL[:4]))

@@ -1,4 +1,5 @@
-"""GAN-Fusion as a fusion of the classification model; its training against critics is in tests/trainer/test_adversary.py."""
+"""GAN-Fusion as a fusion of the classification model; its training against critics is in
+tests/trainer/test_adversary.py."""
 
 import pytest
 import torch
@@ -51,13 +52,17 @@ def test_the_generator_s_loss_is_asked_of_the_critics_in_training_only():
     assert set(output.losses) == {"task", "reconstruction", "generator_text", "generator_vision", "generator_audio"}
     counts = {"text": 3, "vision": 3, "audio": 2}  # the fourth sample has nothing beside its vision
     for name, count in counts.items():
-        critic, real, fake = output.critic_inputs[f"generator_{name}"]
+        critic, real, fake, counted = output.critic_inputs[f"generator_{name}"]
         assert critic == name
-        assert real.shape == fake.shape == (count, 8)
+        assert real.shape == fake.shape == (4, 8)
+        assert counted.sum() == count
         assert not real.requires_grad
         assert not fake.requires_grad
         assert_close(
-            output.losses[f"generator_{name}"], critics[name].generator_losses(real, fake).mean(), rtol=1e-4, atol=1e-5
+            output.losses[f"generator_{name}"],
+            critics[name].generator_losses(real, fake, counted)[counted].mean(),
+            rtol=1e-4,
+            atol=1e-5,
         )
     expected = sum(output.losses.values())
     assert_close(output.loss, expected)

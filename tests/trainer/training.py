@@ -124,6 +124,8 @@ def main() -> None:
         trainer.train(resume_from_checkpoint=args.resume or None)
         if trainer.is_world_process_zero():
             save_file(weights(trainer.multimodal_model), f"{folder}/final.safetensors")
+            if trainer.adversary is not None:
+                trainer.adversary.save(folder)
             with open(f"{folder}/log.json", "w", encoding="utf-8") as file:
                 json.dump(trainer.state.log_history, file)
     trainer.end()

@@ -5,14 +5,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ...layers.critics import Critic, Discriminator, RowsBatchNorm
+from ...layers.critics import Critic, Discriminator
+from ...layers.masked_batch_norm import MaskedBatchNorm, MaskedSequential
 from ..modeling_base import AdversarialPair
 from .fusions import AutoFusion, Fused
 
 _NOISE = 0.01
 
 
-class Generator(nn.Sequential):
+class Generator(MaskedSequential):
     """G: d → 2d → 2d → d with batch norm and LeakyReLU 0.2.
 
     Args:
@@ -22,10 +23,10 @@ class Generator(nn.Sequential):
     def __init__(self, size: int):
         super().__init__(
             nn.Linear(size, 2 * size),
-            RowsBatchNorm(2 * size),
+            MaskedBatchNorm(2 * size),
             nn.LeakyReLU(0.2),
             nn.Linear(2 * size, 2 * size),
-            RowsBatchNorm(2 * size),
+            MaskedBatchNorm(2 * size),
             nn.LeakyReLU(0.2),
             nn.Linear(2 * size, size),
         )
@@ -34,10 +35,10 @@ class Generator(nn.Sequential):
 class GanFusion(nn.Module):
     """z_fuse = F([z_g of every modality]), where z_g = G_m(z_m + noise) is trained to be like what the others say, z_tr.
 
-    z_tr is the others' Auto-Fusion. Each vector is projected to the latent width first. Of two modalities the other one's projected vector stands for z_tr.
-    Loss components are `reconstruction`, the mean of the Auto-Fusions' (with three modalities and more), and in training
-    against critics `generator_<modality>`, −log D_m(z_g). A sample that misses a modality has zeros for its z_g, and takes
-    no part in batch norms and losses about it.
+    z_tr is the others' Auto-Fusion. Each vector is projected to the latent width first. Of two modalities the other
+    one's projected vector stands for z_tr. Loss components are `reconstruction`, the mean of the Auto-Fusions' (with
+    three modalities and more), and in training against critics `generator_<modality>`, −log D_m(z_g). A sample that
+    misses a modality has zeros for its z_g, and takes no part in batch norms and losses about it.
 
     Args:
         widths (`Mapping[str, int]`): Width of every modality's vector, in their order; at least two.
@@ -103,12 +104,6 @@ class GanFusion(nn.Module):
         return Fused(fused, losses, None, pairs)
 
     def _generated(self, name: str, latent: Tensor, present: Tensor) -> Tensor:
-        if not self.training:
-            return self.generators[name](latent).masked_fill(~present.unsqueeze(1), 0)
-        return self._generated_in_training(name, latent, present)
-
-    @torch.compiler.disable  # batch norms are to see the rows that are there, and how many those are, the host must know
-    def _generated_in_training(self, name: str, latent: Tensor, present: Tensor) -> Tensor:
-        rows = latent[present]
-        made = self.generators[name](rows + _NOISE * torch.randn_like(rows))
-        return made.new_zeros(latent.shape).masked_scatter(present.unsqueeze(1), made)
+        if self.training:
+            latent = latent + _NOISE * torch.randn_like(latent)
+        return self.generators[name](latent, present).masked_fill(~present.unsqueeze(1), 0)
