@@ -116,3 +116,16 @@ def test_a_modality_that_the_batch_misses_keeps_its_terms():
 def test_one_modality_is_refused():
     with pytest.raises(ValueError, match="fusion is 'gan', which needs two modalities"):
         FusionConfig(feature_sizes={"audio": 3}, fusion="gan")
+
+
+def test_against_critics_it_compiles_to_one_graph():
+    model, batch, labels = gan(dropout=0.0)
+    model.attach_critics(model.build_critics().requires_grad_(False))
+    model.problem_type_of(labels)
+    compiled = torch.compile(model.train(), backend="eager", fullgraph=True)
+    torch.manual_seed(0)
+    expected = model(**batch, labels=labels)
+    torch.manual_seed(0)
+    found = compiled(**batch, labels=labels)
+    assert_close(found.losses, expected.losses, rtol=1e-3, atol=1e-4)  # running statistics have moved on
+    found.loss.backward()
