@@ -86,7 +86,8 @@ FAMILIES = {
 
 # Models that translate, whose decoder asks for labels or its own ids: they are none without.
 TRANSLATORS = {
-    f"translation with {fusion}": partial(translator, fusion=fusion) for fusion in ("concat", "auto", "attention")
+    f"translation with {fusion}": partial(translator, fusion=fusion)
+    for fusion in ("concat", "auto", "gan", "def_aaf", "attention")
 }
 ALL = FAMILIES | TRANSLATORS
 

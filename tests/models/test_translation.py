@@ -12,7 +12,12 @@ from tests.models.translation import EOS, PAD, START, TEXT_CONFIGS, WIDTHS, text
 from tests.tiny import rows_of
 
 KINDS = list(TEXT_CONFIGS)
-FUSIONS = ["concat", "auto", "attention"]
+FUSIONS = ["concat", "auto", "gan", "def_aaf", "attention"]
+OWN_LOSSES = {
+    "auto": {"reconstruction"},
+    "gan": {"reconstruction"},
+    "def_aaf": {"homologous", "intra_reconstruction", "cross_reconstruction", "contrastive"},
+}
 # Two ways to the same sums, in fp32 at values around 1.
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -59,7 +64,7 @@ def test_every_kind_trains_generates_and_comes_back_from_a_folder(kind, fusion, 
     assert not without, without
     model.eval()
     output = model(**batch, labels=labels)
-    assert set(output.losses) == {"task"} | ({"reconstruction"} if fusion == "auto" else set())
+    assert set(output.losses) == {"task"} | OWN_LOSSES.get(fusion, set())
     beams = model.generate(**batch, labels=labels, num_beams=3, max_length=8)
     assert torch.equal(model.generate(**batch, max_length=8), model.generate(**batch, max_length=8, use_cache=False))
     assert model.generate(**batch, do_sample=True, num_return_sequences=2, max_length=8).shape[0] == 8
@@ -122,7 +127,7 @@ def test_the_picture_reaches_the_decoder():
         model, batch, labels = translator(fusion=fusion, text_config=steep)
         changed = batch | {"pixel_values": batch["pixel_values"] + batch["pixel_mask"].unsqueeze(1)}
         difference = model(**batch, labels=labels).logits - model(**changed, labels=labels).logits
-        assert difference[0].abs().max() > 1e-3, fusion
+        assert difference[0].abs().max() > 1e-4, fusion  # GAN-Fusion's deep generators are small at first
         assert difference[3].abs().max() < 1e-5, fusion  # it has none
 
 
