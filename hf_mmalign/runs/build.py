@@ -332,7 +332,7 @@ def metrics_of(config, arguments: EvaluationArguments, processor: MultimodalProc
         return compute_metrics_for(config.task, config.num_labels, metrics=arguments.metrics)
     splits = [dataset[split] for split in ("validation", "test") if split in dataset]
     texts = (text for data in splits for batch in spaced_texts(data, None, TARGET) for text in batch)
-    return translation_metrics(processor, texts, arguments.metrics)
+    return translation_metrics(processor, texts, metric_names_for(config.task, config.num_labels, arguments.metrics))
 
 
 def primary_metric_of(config, arguments: Arguments) -> str:

@@ -85,6 +85,8 @@ def test_the_scores_that_a_recipe_or_a_command_chooses(translator, tmp_path, cap
         files.append(saved)
     assert files[0]["bleu"] == pytest.approx(files[1]["bleu"])
     assert files[0]["bleu"] == pytest.approx(translator.results["test"]["bleu"])
+    assert main(["evaluate", str(translator.folder), "--metrics", "sims"]) == 2
+    assert "metrics: sims is for regression of one target, and this is a translation" in capsys.readouterr().err
     few = {"max_train_samples": 32, "max_eval_samples": 8, "num_train_epochs": 1, "robustness_seeds": [0]}
     chosen = runs.train("translation/smoke", output_dir=str(tmp_path / "run"), metrics="how2", **few)
     scores = {"bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4"}

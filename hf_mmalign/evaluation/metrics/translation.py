@@ -213,14 +213,14 @@ class TranslationMetrics:
 
 
 def translation_metrics(
-    processor: Any, references: Iterable[str] = (), metrics: str | None = None
+    processor: Any, references: Iterable[str] = (), names: Sequence[str] = TRANSLATION_METRICS
 ) -> TranslationMetrics:
     """The `compute_metrics` of a translation.
 
     Args:
         processor ([`MultimodalProcessor`]): Made the labels.
         references (`Iterable[str]`, *optional*): The texts of which labels were made, to be scored against as they are.
-        metrics (`str`, *optional*): `"bleu"`, `"how2"` or `"multi30k"` for fewer scores than all.
+        names (`Sequence[str]`, *optional*): The scores to compute, as for [`TranslationMetrics`].
     """
     tokenizer = processor.tokenizer
     texts = list(references)
@@ -230,5 +230,4 @@ def translation_metrics(
         return tokenizer.batch_decode(rows, skip_special_tokens=True)
 
     known = dict(zip(map(tuple, ids), texts, strict=True))
-    names = TRANSLATION_METRICS if metrics is None else TRANSLATION_FAMILIES[metrics]
     return TranslationMetrics(decode, tokenizer.pad_token_id, known, names)
