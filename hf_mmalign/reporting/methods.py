@@ -133,6 +133,47 @@ METHODS |= {
 }
 
 
+_GAN = (
+    "Each modality's vector goes through a generator, against a critic that tells what comes out from what the other "
+    "modalities compress to; the generated vectors become one"
+)
+_DEF_AAF = (
+    "Each modality's vector goes through one class-conditional autoencoder; a gate weighs the codes, which are drawn "
+    "together, reconstruct themselves and each other, and are aligned with the fused one against a critic"
+)
+_DEF_SETTINGS = ("latent_size", "homologous_weight", "reconstruction_weight", "contrastive_weight", "alignment_weight")
+METHODS |= {
+    "mmalign_fusion_gan": Method(
+        "GAN-Fusion",
+        "gan-fusion",
+        f"{_GAN}, which a head takes. No critic is needed to predict.",
+        ("encoder", "hidden_size", "num_head_layers", "latent_size", "fusion_weight"),
+        _FUSION_PAPER,
+    ),
+    "mmalign_fusion_seq2seq_gan": Method(
+        "GAN-Fusion",
+        "gan-fusion",
+        "An encoder–decoder translates the text; its decoder also attends to one token of all modalities. "
+        f"{_GAN}. No critic is needed to translate.",
+        ("hidden_size", "latent_size", "fusion_weight", "label_smoothing"),
+        _FUSION_PAPER,
+    ),
+    "mmalign_fusion_def_aaf": Method(
+        "DEF + AAF",
+        "def-aaf",
+        f"{_DEF_AAF}. A head takes the weighted code; labels and critic are not needed to predict.",
+        ("encoder", "hidden_size", *_DEF_SETTINGS),
+    ),
+    "mmalign_fusion_seq2seq_def_aaf": Method(
+        "DEF + AAF",
+        "def-aaf",
+        "An encoder–decoder translates the text; its decoder also attends to one token of all modalities. "
+        f"{_DEF_AAF}. No critic is needed to translate.",
+        ("hidden_size", *_DEF_SETTINGS, "label_smoothing"),
+    ),
+}
+
+
 def method_of(config: Any) -> str:
     """The key in `METHODS` of the method that a model's config describes.
 

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -13,13 +14,16 @@ from transformers import ViltImageProcessor
 from hf_mmalign import (
     BertWmaConfig,
     BertWmaForSequenceClassification,
+    FusionConfig,
+    FusionSeq2SeqConfig,
     MultimodalProcessor,
     ViltWmaConfig,
     ViltWmaForSequenceClassification,
 )
 from hf_mmalign.data.processor import train_tokenizer
-from hf_mmalign.reporting.methods import METHODS
+from hf_mmalign.reporting.methods import METHODS, method_of
 from hf_mmalign.reporting.model_card import write_model_card
+from tests.models.translation import TEXT_CONFIGS
 
 from .test_robustness import make_report
 
@@ -163,6 +167,15 @@ def test_the_method_is_read_from_the_config(tmp_path, arguments, method):
     assert METHODS[method].summary in text
     assert METHODS[method].tag in metadata(tmp_path)["tags"]
     assert ("Zhuo Zhi" in text) is (method != "plain")
+
+
+@pytest.mark.parametrize("config_class", [FusionConfig, FusionSeq2SeqConfig])
+def test_every_fusion_is_a_method_with_settings_that_its_config_has(config_class):
+    text = {"text_config": TEXT_CONFIGS["marian"]} if config_class is FusionSeq2SeqConfig else {}
+    for fusion in get_args(get_type_hints(config_class, localns={"torch": torch})["fusion"]):
+        config = config_class(feature_sizes={"audio": 3, "vision": 4}, fusion=fusion, **text)
+        method = METHODS[method_of(config)]
+        assert all(hasattr(config, name) for name in method.settings), fusion
 
 
 def test_undefined_values_stay_out_of_the_metadata(tmp_path):

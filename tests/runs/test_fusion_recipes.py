@@ -36,7 +36,7 @@ def scores(run):
 def test_how2_from_text_speech_and_video(tmp_path):
     data = write_how2(tmp_path / "how2-300h-v1")
     runs = sweep("translation/how2-comparison", data, tmp_path / "runs", *QUICK_TRANSLATION)
-    assert set(runs) >= {"text", "concat", "attention", "auto-speech", "auto"}
+    assert set(runs) >= {"text", "concat", "attention", "auto-speech", "auto", "gan-speech", "gan"}
     assert scores(runs["auto"]) >= {"bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "loss_reconstruction"}
     config = json.loads((runs["auto"] / "config.json").read_text())
     assert (config["modalities"], config["latent_size"]) == (["text", "video", "speech"], 100)
@@ -47,7 +47,7 @@ def test_multi30k_with_a_picture_encoder_that_is_not_trained(tmp_path):
     data = write_multi30k(tmp_path / "multi30k", ("en", "de", "fr"))
     told = [*QUICK_TRANSLATION, "--encoders", json.dumps(PICTURES)]
     french = sweep("translation/multi30k-en-fr-comparison", data, tmp_path / "fr", *told)
-    assert set(french) >= {"text", "concat", "attention", "auto"}
+    assert set(french) >= {"text", "concat", "attention", "auto", "gan"}
     assert scores(french["auto"]) >= {"bleu", "bleu_4", "meteor", "loss_reconstruction"}
     assert json.loads((french["text"] / "config.json").read_text())["modalities"] == ["text"]
     assert json.loads((french["auto"] / "config.json").read_text())["frozen"] == ["image"]
@@ -70,7 +70,7 @@ def test_the_study_on_photos_from_extraction_to_the_word_drop_curve(tmp_path):
     card = (features / "README.md").read_text()
     assert "  target: target\nmodel_type: mmalign_fusion_seq2seq" in card, "how to train on it"
     runs = sweep("translation/multi30k-pictures-study", features, tmp_path / "runs", *QUICK_TRANSLATION)
-    assert set(runs) >= {f"{name}{half}" for name in ("text", "concat", "auto") for half in ("", "-half")}
+    assert set(runs) >= {f"{name}{half}" for name in ("text", "concat", "auto", "gan") for half in ("", "-half")}
     assert scores(runs["concat-half"]) >= {"bleu", "meteor"}
     picture = tmp_path / "word-drop.png"
     drawn = [str(runs[name]) for name in ("text", "concat")]
@@ -83,12 +83,14 @@ def test_the_study_on_photos_from_extraction_to_the_word_drop_curve(tmp_path):
 def test_iemocap_from_text_and_audio(tmp_path):
     rng, content = np.random.RandomState(0), {}
     for split, rows in (("train", 12), ("valid", 6), ("test", 7)):
-        content[split] = {"text": rng.randn(rows, 4, 6), "audio": rng.randn(rows, 5, 3), "raw_text": ["so"] * rows}
+        content[split] = {"text": rng.randn(rows, 4, 6), "audio": rng.randn(rows, 5, 3)}
+        content[split]["raw_text"] = [f"so happy today {row}" for row in range(rows)]
         content[split] |= {"id": list(map(str, range(rows))), "classification_labels": np.arange(rows) % 6}
     data = tmp_path / "iemocap_data.pkl"
     data.write_bytes(pickle.dumps(content))
     runs = sweep("fusion/iemocap-comparison", data, tmp_path / "runs", *QUICK)
-    assert set(runs) >= {"text", "concat", "auto"}
+    assert set(runs) == {"text", "concat", "auto", "gan"}
     assert {"precision_macro", "recall_macro", "f1_macro", "accuracy", "loss_reconstruction"} <= scores(runs["auto"])
     config = json.loads((runs["auto"] / "config.json").read_text())
     assert (config["modalities"], config["latent_size"], config["encoder"]) == (["text", "audio"], 50, "lstm")
+    assert config["encoders"]["text"]["model_type"] == "mmalign_lstm"
