@@ -28,12 +28,12 @@ WIDTHS = {"vision": 5, "audio": 3}
 
 
 class Samples(Dataset):
-    """Random sequences of ragged length, some without audio; with `text=False` the features only."""
+    """Random sequences of ragged length, some without audio unless `complete`; with `text=False` the features only."""
 
-    def __init__(self, size: int = 16, text: bool = True):
+    def __init__(self, size: int = 16, text: bool = True, complete: bool = False):
         generator = torch.Generator().manual_seed(3)
         draw = lambda low, high: torch.randint(low, high, (size,), generator=generator).tolist()  # noqa: E731
-        audio = [length if index % 5 else 0 for index, length in enumerate(draw(1, 5))]
+        audio = [length if complete or index % 5 else 0 for index, length in enumerate(draw(1, 5))]
         self.batch = text_batch(draw(3, 8), generator)
         self.batch |= feature_batch({"vision": draw(1, 6), "audio": audio}, WIDTHS, generator)
         self.batch["labels"] = torch.tensor(draw(0, 2))
@@ -82,7 +82,7 @@ def build_fusion(**fields) -> FusionForSequenceClassification:
     return FusionForSequenceClassification(FusionConfig(**{"feature_sizes": WIDTHS, "hidden_size": 8} | fields))
 
 
-def build_trainer(output_dir, model=None, trainer_keywords=None, **arguments) -> MultimodalTrainer:
+def build_trainer(output_dir, model=None, trainer_keywords=None, complete=False, **arguments) -> MultimodalTrainer:
     defaults = {
         "per_device_train_batch_size": 4,
         "max_steps": 4,
@@ -97,7 +97,7 @@ def build_trainer(output_dir, model=None, trainer_keywords=None, **arguments) ->
         "max_grad_norm": 0.0,
     }
     model = build_model() if model is None else model
-    data = Samples(text="text" in model.config.modalities)
+    data = Samples(text="text" in model.config.modalities, complete=complete)
     keywords = {"train_dataset": data, "eval_dataset": data, "data_collator": collate} | (trainer_keywords or {})
     return MultimodalTrainer(model, MultimodalTrainingArguments(str(output_dir), **defaults | arguments), **keywords)
 
@@ -112,13 +112,14 @@ def main() -> None:
     parser.add_argument("--arguments", type=json.loads, default=[{}], nargs="+")
     parser.add_argument("--fields", type=json.loads, default={})
     parser.add_argument("--model", choices=["bert", "fusion"], default="bert")
+    parser.add_argument("--complete", action="store_true")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--kill-at", type=int)
     args = parser.parse_args()
     build = {"bert": build_model, "fusion": build_fusion}[args.model]
     for number, arguments in enumerate(args.arguments):
         folder = f"{args.output_dir}/{number}" if number else args.output_dir
-        trainer = build_trainer(folder, build(**args.fields), **arguments)
+        trainer = build_trainer(folder, build(**args.fields), complete=args.complete, **arguments)
         if args.kill_at:
             trainer.add_callback(KillAt(args.kill_at))
         trainer.train(resume_from_checkpoint=args.resume or None)
