@@ -52,14 +52,14 @@ class Adversary:
         self._rows: dict[str, list[tuple[Tensor, ...]]] = {}
         self._critic_of: dict[str, str] = {}
         self._logged: dict[str, list[Tensor]] = {}
-        model.attach_critics(self.critics)
 
     @classmethod
     def of(cls, args, model, accelerator: Accelerator) -> "Adversary | None":
         """The adversary of a model; None where it builds no critics.
 
         Raises:
-            ValueError: Under DeepSpeed or FSDP, where nobody holds the model's whole output or parameters.
+            ValueError: Under DeepSpeed or FSDP, where nobody holds the model's whole output or parameters, and for several
+                GPUs in one process.
         """
         critics = model.build_critics() if isinstance(model, MultimodalModelMixin) else None
         if not critics:
@@ -67,6 +67,11 @@ class Adversary:
         if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
             raise ValueError(
                 f"{type(model).__name__} is trained against critics, which DeepSpeed and FSDP are not made for."
+            )
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"{type(model).__name__} is trained against critics, which needs a process for each of the {args.n_gpu} "
+                "GPUs: start with torchrun or accelerate."
             )
         return cls(args, model, critics, accelerator)
 

@@ -167,6 +167,8 @@ class MultimodalTrainer(Trainer):
     def _prepare_adversary(self) -> None:
         if self.adversary is None or self.adversary.model is not self.multimodal_model:
             self.adversary = Adversary.of(self.args, self.multimodal_model, self.accelerator)
+        if self.adversary is not None:
+            self.adversary.model.attach_critics(self.adversary.critics)
 
     @property
     def training_seconds(self) -> float:
@@ -179,7 +181,11 @@ class MultimodalTrainer(Trainer):
         # DeepSpeed's and FSDP's checkpoints are folders of their own kind, which their libraries check.
         if resume_from_checkpoint and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             resume_from_checkpoint = self._usable_checkpoint(resume_from_checkpoint)
-        return super().train(resume_from_checkpoint, *positional, **keywords)
+        try:
+            return super().train(resume_from_checkpoint, *positional, **keywords)
+        finally:
+            if self.adversary is not None:
+                self.adversary.model.attach_critics(None)
 
     def _usable_checkpoint(self, asked: str | bool) -> str:
         needs = {"needs_scaler": getattr(self.accelerator, "scaler", None) is not None}

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from hf_mmalign import FusionConfig, FusionForSequenceClassification
+from hf_mmalign import FusionConfig, FusionForSequenceClassification, FusionSeq2SeqConfig
 from tests.families import WIDTHS, build
+from tests.models.translation import TEXT_CONFIGS
 from tests.tiny import feature_batch
 
 THREE = {"text": 5} | WIDTHS
@@ -116,6 +117,26 @@ def test_a_modality_that_the_batch_misses_keeps_its_terms():
 def test_one_modality_is_refused():
     with pytest.raises(ValueError, match="fusion is 'gan', which needs two modalities"):
         FusionConfig(feature_sizes={"audio": 3}, fusion="gan")
+    with pytest.raises(ValueError, match="fusion is 'gan', which needs two modalities"):
+        FusionSeq2SeqConfig(text_config=TEXT_CONFIGS["marian"], fusion="gan")
+
+
+@pytest.mark.parametrize("fusion", ["gan", "def_aaf"])
+def test_on_another_fusion_s_checkpoint_it_begins_afresh(tmp_path, fusion):
+    """Also what is no linear layer: statistics of norms, embeddings, parameters of a module's own."""
+    plain, batch, _ = build("fusion")
+    plain.save_pretrained(tmp_path)
+    model, info = FusionForSequenceClassification.from_pretrained(
+        tmp_path, fusion=fusion, latent_size=8, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    for name, tensor in model.state_dict().items():
+        if name in info["missing_keys"] and name.endswith("running_var"):
+            assert_close(tensor, torch.ones_like(tensor), atol=0, rtol=0)
+        elif name in info["missing_keys"] and name.endswith(("running_mean", "num_batches_tracked", "unknown")):
+            assert_close(tensor, torch.zeros_like(tensor), atol=0, rtol=0)
+        elif name.startswith("fuser") and name.endswith("weight"):
+            assert 0.05 < tensor.square().mean().sqrt() < 2, name
+    assert model.eval()(**batch).logits.isfinite().all()
 
 
 def test_against_critics_it_compiles_to_one_graph():

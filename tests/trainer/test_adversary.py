@@ -195,6 +195,21 @@ def test_without_alignment_there_is_no_adversary(tmp_path):
     assert not (tmp_path / "checkpoint-1/adversary.safetensors").exists()
 
 
+def test_after_training_the_model_is_on_its_own_again(tmp_path):
+    trainer = trained(tmp_path, GAN, max_steps=1)
+    model, batch = trainer.model, trainer.data_collator([trainer.train_dataset[index] for index in range(4)])
+    assert set(model.train()(**batch).losses) == {"task"}
+    trainer.train()  # and against its critics once more
+    assert "loss_generator_audio" in train_log(trainer)[-1]
+
+
+def test_several_gpus_in_one_process_are_refused(tmp_path):
+    trainer = build_trainer(tmp_path, build_fusion(**GAN))
+    trainer.args._n_gpu = 2
+    with pytest.raises(ValueError, match="a process for each of the 2 GPUs"):
+        trainer.create_optimizer()
+
+
 @pytest.mark.parametrize("arguments", [{"critic_learning_rate": 0.0}, {"critic_steps": 0}])
 def test_values_out_of_range(tmp_path, arguments):
     (name,) = arguments

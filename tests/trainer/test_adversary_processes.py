@@ -1,4 +1,4 @@
-"""Training against critics in several processes, killed and resumed, and compiled."""
+"""Training against critics in several processes and compiled: model and critics together."""
 
 import json
 import sys
@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hf_mmalign.trainer.checkpoints import last_whole_checkpoint
 from tests.trainer.test_trainer import assert_same_weights, run_script, train_log
 from tests.trainer.training import build_fusion, build_trainer, weights
 
@@ -21,7 +20,9 @@ TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_p
 
 
 def critics_of(checkpoint) -> dict[str, torch.Tensor]:
-    return {name: tensor for name, tensor in load_file(checkpoint / "adversary.safetensors").items() if "critics" in name}
+    return {
+        name: tensor for name, tensor in load_file(checkpoint / "adversary.safetensors").items() if "critics" in name
+    }
 
 
 @pytest.mark.slow
@@ -63,23 +64,11 @@ def test_processes_whose_batches_miss_a_modality_go_on_together_and_are_resumed(
     whole, again = (load_file(tmp_path / name / "final.safetensors") for name in ("whole", "again"))
     assert_same_weights(again, whole, atol=1e-6, rtol=0)
     assert_same_weights(
-        critics_of(tmp_path / "again" / "checkpoint-4"), critics_of(tmp_path / "whole" / "checkpoint-4"), atol=1e-6, rtol=0
+        critics_of(tmp_path / "again" / "checkpoint-4"),
+        critics_of(tmp_path / "whole" / "checkpoint-4"),
+        atol=1e-6,
+        rtol=0,
     )
-
-
-@pytest.mark.slow
-def test_killed_and_resumed_equals_uninterrupted(tmp_path):
-    told = ("--model", "fusion", "--fields", json.dumps(GAN | {"dropout": 0.2}), "--arguments", json.dumps(EVERY_STEP))
-    script = (sys.executable, *SCRIPT)
-    run_script(*script, str(tmp_path / "whole"), *told)
-    killed = (*script, str(tmp_path / "killed"), *told)
-    run_script(*killed, "--kill-at", "3", expect_success=False)
-    assert last_whole_checkpoint(tmp_path / "killed").endswith("checkpoint-2")
-    run_script(*killed, "--resume")
-    whole, resumed = (load_file(tmp_path / name / "final.safetensors") for name in ("whole", "killed"))
-    assert_same_weights(resumed, whole, atol=1e-6, rtol=0)
-    one, other = (critics_of(tmp_path / name / "checkpoint-4") for name in ("whole", "killed"))
-    assert_same_weights(other, one, atol=1e-6, rtol=0)
 
 
 def test_compiled_training_is_the_eager_one(tmp_path):

@@ -68,6 +68,8 @@ class FusionEncodersConfig(DefAafFields, MultimodalConfigMixin, PreTrainedConfig
         for name in ("hidden_size", "num_encoder_layers", "num_attention_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1.")
+        if self.fusion == "gan" and len(self.modalities) < 2:
+            raise ValueError(f"fusion is 'gan', which needs two modalities or more; they are {self.modalities}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; a dropout rate lies in [0, 1).")
         if self.max_text_length is not None and not 2 <= self.max_text_length <= (

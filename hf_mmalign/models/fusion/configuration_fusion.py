@@ -99,8 +99,6 @@ class FusionConfig(FusionEncodersConfig):
         super().__post_init__(**kwargs)
 
     def validate_multimodal(self) -> None:
-        if self.fusion == "gan" and len(self.modalities) < 2:
-            raise ValueError(f"fusion is 'gan', which needs two modalities or more; they are {self.modalities}.")
         if self.head_hidden_size < 1:
             raise ValueError(f"head_hidden_size is {self.head_hidden_size}; it is at least 1.")
         if self.num_head_layers < 0:

@@ -8,12 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
 
 from ...layers.lstm_encoder import LSTMEncoder
 from ...layers.pooling import masked_mean
 from ...layers.sequence_transformer import SequenceTransformer
 from ..modeling_base import ModalityEmbedding, MultimodalModelMixin
 from .configuration_encoders import FusionEncodersConfig
+from .def_aaf import ClassCondition
 from .encoders import (
     EncoderTraits,
     build_encoder,
@@ -136,8 +138,15 @@ class ModalityEncodersMixin(MultimodalModelMixin):
 
     def _init_weights(self, module: nn.Module) -> None:
         # PyTorch's own; transformers guards its functions, so that loaded weights stay.
-        if isinstance(module, (nn.Linear, nn.LSTM, nn.LayerNorm)):
+        if isinstance(module, (nn.Linear, nn.LSTM, nn.LayerNorm, nn.Embedding)):
             module.reset_parameters()
+        elif isinstance(module, _BatchNorm):  # whose own method fills its statistics unguarded
+            for name in ("weight", "running_var"):
+                init.ones_(getattr(module, name))
+            for name in ("bias", "running_mean", "num_batches_tracked"):
+                init.zeros_(getattr(module, name))
+        elif isinstance(module, ClassCondition):
+            init.zeros_(module.unknown)
 
     def width_of(self, name: str) -> int:
         """Width of modality `name` after its encoder."""
