@@ -132,6 +132,31 @@ METHODS |= {
     ),
 }
 
+_CODES = (
+    "a shared class-conditional autoencoder encodes each vector to a code, and a gate weighs a sample's codes by what they "
+    "are worth. Codes of one sample are to be alike and to tell each other's vectors, and a critic, trained beside the "
+    "model, is to find their sum distributed as they are. No label and no critic is needed to predict."
+)
+_DEF_AAF_FIELDS = (
+    *("latent_size", "homologous_weight", "reconstruction_weight", "contrastive_weight", "alignment_weight", "gate"),
+    "class_dropout",
+)
+METHODS |= {
+    "mmalign_fusion_def_aaf": Method(
+        "DEF + AAF",
+        "def-aaf",
+        f"Each modality is encoded on its own and averaged over time; {_CODES}",
+        ("encoder", "hidden_size", "num_head_layers", *_DEF_AAF_FIELDS),
+    ),
+    "mmalign_fusion_seq2seq_def_aaf": Method(
+        "DEF + AAF",
+        "def-aaf",
+        "An encoder–decoder translates the text; its decoder also attends to one token made of the modalities' vectors: "
+        f"{_CODES}",
+        ("hidden_size", *_DEF_AAF_FIELDS, "label_smoothing"),
+    ),
+}
+
 
 _GAN = (
     "Each modality's vector goes through a generator, against a critic that tells what comes out from what the other "

@@ -132,7 +132,8 @@ class StagedTraining(TrainerCallback):
         if wanted is None:
             return dict(weights)
         for pattern in wanted:
-            if not any(fnmatchcase(name, pattern) for name in losses):
+            # One that the config gives no weight may not be computed.
+            if not any(fnmatchcase(name, pattern) for name in (*losses, *weights)):
                 raise ValueError(
                     f"training_stages[{index}].losses has {pattern!r}, but the model's loss components are {list(losses)}."
                 )

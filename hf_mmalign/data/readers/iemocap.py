@@ -4,9 +4,11 @@
                "id": N strings, "classification_labels": N class ids}, "valid": …, "test": …}
 
 One vector per utterance and modality, or sequences (N, T, D): the layout is that of :mod:`.mmsa`, and so is what is said
-there about padding, missing modalities and safety. The splits are the file's own.
+there about padding, missing modalities and safety. The splits are the file's own. Where all ids are those of the corpus,
+`Ses01F_impro01_M003`, the column `group` says who speaks, and folds keep each of the ten speakers together.
 """
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from ..schema import Source
 from .mmsa import open_layout
 from .pickled_splits import PickledSplit
 
+_UTTERANCE = re.compile(r"(?P<session>Ses\d\d)[FM]_.+_(?P<speaker>[FM])\d+")
 # The order of the six-class IEMOCAP pickles since DialogueRNN.
 EMOTIONS = ("happy", "sad", "neutral", "angry", "excited", "frustrated")
 
@@ -47,4 +50,11 @@ def open_source(
         partial(PickledSplit.integers, smallest=0, largest=len(names) - 1),
         text,
         nonfinite,
+        speaker_of,
     )
+
+
+def speaker_of(identifier: str) -> str | None:
+    """Who says the utterance `Ses01F_impro01_M003`: `Ses01M`, the man of the first session; None for other names."""
+    found = _UTTERANCE.fullmatch(identifier)
+    return found and f"{found['session']}{found['speaker']}"

@@ -68,6 +68,7 @@ def open_layout(
     read_labels: Callable[[PickledSplit, str], np.ndarray],
     text: str,
     nonfinite: str,
+    group_of: Callable[[str], str | None] = lambda identifier: None,
 ) -> Source:
     """Open any pickle of this layout: columns `id`, `text`, `audio`, `vision` and `label`.
 
@@ -77,6 +78,8 @@ def open_layout(
         label_field (`str`), label_type, read_labels: The field of the labels, their column type, and the method of
             :class:`PickledSplit` that reads them.
         text (`str`), nonfinite (`str`): As for :func:`open_source`.
+        group_of (`Callable`, *optional*): What an id says of its speaker, None for nothing. If all say something, the rows
+            have a column `group`, by which folds are drawn.
     """
     require_choice("text", text, ("features", "raw"))
     loaded = load_splits(path, what)
@@ -86,13 +89,16 @@ def open_layout(
     sequences = [name for name in modalities if not (raw and name == "text")]
     splits = {name: _Split(split, label_field, read_labels, raw, sequences) for name, split in loaded.items()}
     columns: dict[str, Any] = {"id": Value("string")}
+    if all(group_of(identifier) for split in splits.values() for identifier in split.ids):
+        columns["group"] = Value("string")
     for modality in modalities:
         if raw and modality == "text":
             columns["text"] = Value("string")
         else:
             widths = {name: split.modalities[modality].features.width for name, split in splits.items()}
             columns[modality] = feature_sequence(common_width(widths, modality, path))
-    rows = {name: partial(_rows, split, nonfinite, path, SPLIT_KEYS[name]) for name, split in splits.items()}
+    grouped = group_of if "group" in columns else None
+    rows = {name: partial(_rows, split, nonfinite, path, SPLIT_KEYS[name], grouped) for name, split in splits.items()}
     return Source(Features({**columns, "label": label_type}), rows)
 
 
@@ -165,10 +171,14 @@ def _attention_mask(split: PickledSplit) -> np.ndarray:
     return mask.astype(bool)
 
 
-def _rows(split: _Split, nonfinite: str, path: Path, key: str) -> Iterator[dict[str, Any]]:
+def _rows(
+    split: _Split, nonfinite: str, path: Path, key: str, group_of: Callable[[str], str | None] | None
+) -> Iterator[dict[str, Any]]:
     gates = {name: FiniteGate(nonfinite, path, f"{key}.{name}") for name in split.modalities}
     for row, (identifier, label) in enumerate(zip(split.ids, split.labels, strict=True)):
         columns: dict[str, Any] = {"id": identifier, "label": label}
+        if group_of is not None:
+            columns["group"] = group_of(identifier)
         if split.texts is not None:
             columns["text"] = split.texts[row] if split.texts[row].strip() else None
         for name, modality in split.modalities.items():
