@@ -122,6 +122,13 @@ class MultimodalTrainingArguments(TrainingArguments):
             "num_train_epochs is then their sum; with max_steps, theirs are shares. Each begins with a new optimizer."
         },
     )
+    log_gradient_shares: int | None = field(
+        default=None,
+        metadata={
+            "help": "Every so many steps, log what share of the gradient each loss component has, and its cosine with the "
+            "task's, for each modality's own parameters and for the others. A backward pass per component in such a step."
+        },
+    )
     critic_learning_rate: float = field(
         default=1e-3,
         metadata={
@@ -187,6 +194,8 @@ class MultimodalTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1.")
         if self.num_train_epochs < 0:
             raise ValueError(f"num_train_epochs is {self.num_train_epochs}; it is at least 0.")
+        if self.log_gradient_shares is not None and self.log_gradient_shares < 1:
+            raise ValueError(f"log_gradient_shares is {self.log_gradient_shares}; it is at least 1.")
         if self.critic_learning_rate <= 0:
             raise ValueError(f"critic_learning_rate is {self.critic_learning_rate}; it is above 0.")
         if self.critic_steps < 1:

@@ -25,6 +25,7 @@ from .checkpoints import (
     last_whole_checkpoint,
     own_tensor_names,
 )
+from .gradient_shares import GradientShares
 from .modality_optimizers import has_own_settings, rates_of, split_optimizer
 from .modulation import Modulation
 from .random_state import unchanged_random_state
@@ -53,6 +54,8 @@ class MultimodalTrainer(Trainer):
     - Without a `processing_class`, it is the processor of a [`MultimodalCollator`], and saved with the model as such.
     - A model with critics (GAN-Fusion, DEF + AAF) is trained against them (see [`~trainer.adversary.Adversary`]), which
       are logged as `critic_loss_<term>` and saved in checkpoints only.
+    - `log_gradient_shares` logs what share of the gradient each component has (see
+      [`~trainer.gradient_shares.GradientShares`]).
     - `training_stages` trains in stages, each with losses and a schedule of its own (see
       [`~trainer.stages.StagedTraining`]).
     - `modality_dropout` takes modalities from training samples (see [`~perturbation.modality_dropout.ModalityDropout`]).
@@ -88,6 +91,12 @@ class MultimodalTrainer(Trainer):
             self.modulation = Modulation(args, lambda: self.multimodal_model, self.accelerator)
             self.add_callback(self.modulation)
         self.adversary: Adversary | None = None
+        self.gradient_shares: GradientShares | None = None
+        if getattr(args, "log_gradient_shares", None) is not None and isinstance(
+            self.multimodal_model, MultimodalModelMixin
+        ):
+            self.gradient_shares = GradientShares(args, lambda: self.multimodal_model, self.accelerator)
+            self.add_callback(self.gradient_shares)
         self.stages: StagedTraining | None = None
         if getattr(args, "training_stages", None) is not None:
             self.stages = StagedTraining(args)
@@ -363,6 +372,9 @@ class MultimodalTrainer(Trainer):
                 self.modulation.observe(inputs, outputs)
             if self.adversary is not None and model.training:
                 self.adversary.collect(outputs)
+            if self.gradient_shares is not None and model.training:
+                losses = outputs["losses"]
+                self.gradient_shares.measure(losses, self._loss_weights(losses, training=True), self.state.global_step)
             if self._unimodal is not None and not model.training:
                 self._unimodal.add(outputs)
         return (loss, outputs) if return_outputs else loss
@@ -410,6 +422,7 @@ class MultimodalTrainer(Trainer):
         if "loss" in logs:  # the training log; evaluation logs "eval_loss"
             logs |= self._mean_components(self._train_sums, self._train_counts, "")
             logs |= self.modulation.logs() if self.modulation is not None else {}
+            logs |= self.gradient_shares.logs() if self.gradient_shares is not None else {}
             logs |= self.adversary.logs() if self.adversary is not None else {}
         if "learning_rate" in logs:
             logs |= self._used_rates
