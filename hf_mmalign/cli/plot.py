@@ -65,6 +65,35 @@ def add_parser(subparsers) -> None:
         "--device", help="where to run, such as cpu or cuda:1 (default: an accelerator, if there is one)"
     )
 
+    command = _add(
+        commands,
+        "gate",
+        _gate,
+        "how a gate weighs the modalities while noise on one of them grows",
+        "Runs that differ in seed or fold alone are one row of panels, with its standard deviation. The figures go beside "
+        "the picture as JSON: also in how many samples the corrupted modality's weight falls, and by how much, with 95 % "
+        f"confidence intervals. {overrides}",
+    )
+    command.add_argument("run_folders", metavar="RUN", nargs="+", help="output_dir of a run with `fusion: def_aaf`")
+    command.add_argument("--split", default="test", help="split to weigh (default: test)")
+    command.add_argument("--corrupt", metavar="MODALITY", nargs="+", help="one panel for each (default: all)")
+    command.add_argument(
+        "--snrs", metavar="DB", type=float, nargs="+", help="of sounds and features (default: 20, 10, 5, 0, −5, −10)"
+    )
+    command.add_argument(
+        "--epsilons", metavar="E", type=float, nargs="+", help="of pictures and texts, ε (default: 2, 4, … 10)"
+    )
+    command.add_argument(
+        "--sample",
+        metavar="ID",
+        nargs="*",
+        help="also the weights of these samples of the first run, by id or number, before and after the strongest noise; "
+        "alone, of four of them",
+    )
+    command.add_argument(
+        "--device", help="where to run, such as cpu or cuda:1 (default: an accelerator, if there is one)"
+    )
+
     command = _add(commands, "heat-map", _heat_map, "a sweep's scores on validation over two arguments")
     command.add_argument("sweep_folder", metavar="SWEEP", help="output_dir of a sweep")
     command.add_argument("--rows", metavar="KEY", help="argument down the side; needed where more than two vary")
@@ -132,6 +161,26 @@ def _word_drop(args: argparse.Namespace, rest: list[str]) -> int:
     )
     print(picture)
     print(picture.with_suffix(".json"))
+    return 0
+
+
+def _gate(args: argparse.Namespace, rest: list[str]) -> int:
+    from .. import runs
+    from ..runs.recipe import parse_overrides
+
+    chosen = {name: getattr(args, name) for name in ("snrs", "epsilons") if getattr(args, name) is not None}
+    written = runs.draw_gate(
+        args.run_folders,
+        args.split,
+        output=args.output,
+        corrupt=args.corrupt,
+        samples=args.sample,
+        device=args.device,
+        **chosen,
+        **parse_overrides(rest),
+    )
+    for path in written:
+        print(path)
     return 0
 
 

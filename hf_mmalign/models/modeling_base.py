@@ -238,6 +238,11 @@ class MultimodalModelMixin:
         finally:
             handle.remove()
 
+    def gate_weights_of(self, **inputs) -> dict[str, torch.Tensor] | None:
+        """How much of each modality of a batch is in its fused vector, `(B,)` by name as the outputs' `gate_weights`; None
+        of models that do not weigh. `inputs` are those of `forward`, without labels."""
+        return None
+
     def build_critics(self) -> nn.ModuleDict:
         """New critics, [`~layers.critics.Critic`], for a Trainer to train beside this model; none by default."""
         return nn.ModuleDict()

@@ -32,7 +32,6 @@ UNKNOWN_WORDS = "unknown-words"
 # Of anything but texts; where these are put on all modalities, texts have their words replaced.
 _KINDS: tuple[RawNoiseKind, ...] = ("gaussian", "salt-pepper")
 
-_SHARE = 0.5  # of the samples that are disturbed
 _DENSITY = 0.1  # of salt and pepper
 _PICTURE_SIZE = {"mvsa": 256, "nyud2": 224}
 _STANDARD_DEVIATION = {"mvsa": 10.0, "nyud2": 1.0}  # of pixels from 0 to 255, at ε = 1
@@ -60,6 +59,7 @@ class NoiseProtocol:
     Args:
         name (`str`): `"qmf"` or `"clean"`.
         units (`str`, *optional*, defaults to `"mvsa"`): `"mvsa"` or `"nyud2"`.
+        share (`float`, *optional*, defaults to 0.5): Of the samples that are disturbed, the published half or another.
 
     Raises:
         ValueError: If either is none of these.
@@ -67,6 +67,7 @@ class NoiseProtocol:
 
     name: ProtocolName
     units: NoiseUnits = "mvsa"
+    share: float = 0.5
 
     def __post_init__(self) -> None:
         if self.name not in get_args(ProtocolName):
@@ -120,7 +121,7 @@ class NoiseProtocol:
             applied = "words-replaced" if of == "text" and kind in _KINDS else kind
             rng = _generator(seed, epoch, index, applied, name)
             # The order of these draws decides what a seed means.
-            if rng.random() >= _SHARE:
+            if rng.random() >= self.share:
                 continue
             with _named(name, index):
                 cell = self._noisy_cell(value, of, applied, epsilon, rng)

@@ -18,6 +18,7 @@ _PUBLIC = {
     "draw_confusion": "pictures",
     "draw_contributions": "pictures",
     "draw_features": "pictures",
+    "draw_gate": "gate",
     "draw_heat_map": "pictures",
     "draw_modality_gap": "pictures",
     "draw_word_drop": "word_drop",

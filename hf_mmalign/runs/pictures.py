@@ -23,6 +23,7 @@ from .build import build_collator, build_config, build_model
 from .evaluation import RECIPE, RESULTS, check_split, has_recipe, load_run
 from .modality_encoders import encoder_sources
 from .recipe import RecipeError
+from .repetitions import listed
 
 _SENTIMENT = ("−3", "−2", "−1", "0", "1", "2", "3")
 _SIMS = ("negative", "weakly negative", "neutral", "weakly positive", "positive")
@@ -131,7 +132,7 @@ def draw_features(
     Returns:
         The picture's path.
     """
-    folders = _listed(folders)
+    folders = listed(folders)
     panels: dict[str, dict[str, np.ndarray]] = {}
     for folder, name in zip(folders, _telling_names(folders), strict=True):
         run = _Run(folder, keys)
@@ -146,10 +147,6 @@ def draw_features(
     except ValueError as error:
         raise RecipeError(f"{', '.join(map(str, folders))}: {error}") from error
     return save_figure(figure, output or folders[0] / f"features-{split}.png")
-
-
-def _listed(folders: str | Path | Sequence[str | Path]) -> list[Path]:
-    return [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
 
 
 def _telling_names(folders: Sequence[Path]) -> list[str]:
@@ -174,7 +171,7 @@ def draw_contributions(folders: str | Path | Sequence[str | Path], /, *, output:
     Returns:
         The picture's path.
     """
-    folders = _listed(folders)
+    folders = listed(folders)
     for folder in folders:
         if not (folder / RESULTS).exists() or not (folder / TRAINER_STATE_NAME).exists():
             raise RecipeError(

@@ -16,13 +16,11 @@ from ..reporting.files import write_text
 from ..reporting.plots import save_figure
 from ..reporting.word_drop import plot_word_drop
 from .build import build_collator
-from .evaluation import check_split, has_recipe, load_run, recipe_of
+from .evaluation import check_split, load_run
 from .recipe import RecipeError
-from .sweep_folders import differing
+from .repetitions import listed, repetitions
 
 _METRIC = "bleu"
-# What differs between repetitions of one training.
-_SEEDS = {"seed", "data_seed"}
 
 
 def draw_word_drop(
@@ -58,11 +56,11 @@ def draw_word_drop(
         RecipeError: For a folder that holds no translation model of ours, splits with other sentences, or probabilities
             that are none.
     """
-    folders = [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
+    folders = listed(folders)
     if not probabilities or not all(0 <= probability <= 1 for probability in probabilities):
         raise RecipeError(f"probabilities is {list(probabilities)}; numbers from 0 to 1 are expected.")
     probabilities = sorted(dict.fromkeys(map(float, probabilities)))
-    groups = _repetitions(folders)
+    groups = repetitions(folders)
     if device is None:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     metric, found, sentences = Bleu(), {}, None
@@ -127,33 +125,3 @@ def _labelled(data: Dataset, split: str) -> tuple[Dataset, tuple[list[str | None
         raise RecipeError(f"The split {split!r} has no translations to compare with.")
     data = data.select(rows).remove_columns(TARGET)
     return data, (data.with_format(None)["text"][:], [targets[row] for row in rows])
-
-
-def _repetitions(folders: Sequence[Path]) -> dict[str, list[Path]]:
-    """Runs whose recipes differ in their seeds alone, by the parts of their paths that tell them from others."""
-    parts = [folder.resolve().parts for folder in folders]
-    if len(set(parts)) < len(parts):
-        raise RecipeError(f"A run is named twice: {', '.join(map(str, folders))}.")
-    recipes = {folder: recipe_of(folder) if has_recipe(folder) else None for folder in folders}
-    groups: list[list[Path]] = []
-    for folder, recipe in recipes.items():
-        for group in groups:
-            first = recipes[group[0]]
-            if None not in (recipe, first) and set(differing(first, recipe)) <= _SEEDS:
-                group.append(folder)
-                break
-        else:
-            groups.append([folder])
-    return dict(zip(_names(groups), groups, strict=True))
-
-
-def _names(groups: Sequence[Sequence[Path]]) -> list[str]:
-    of_group = [[folder.resolve().parts for folder in group] for group in groups]
-    everywhere = set.intersection(*(set(parts) for group in of_group for parts in group))
-    names = []
-    for group in of_group:
-        shared = [part for part in group[0] if all(part in other for other in group)]
-        # What a sweep calls the folder of a single seed tells nothing.
-        telling = [part for part in shared if part not in everywhere and not part.startswith("seed=")]
-        names.append("/".join(telling) or group[0][-1])
-    return names if len(set(names)) == len(names) else [str(group[0]) for group in groups]

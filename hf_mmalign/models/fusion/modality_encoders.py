@@ -36,6 +36,7 @@ class ModalityEncodersMixin(MultimodalModelMixin):
 
     config: FusionEncodersConfig
     encoders: nn.ModuleDict
+    fuser: nn.Module | None
 
     def _build_encoders(self) -> None:
         config = self.config
@@ -209,6 +210,13 @@ class ModalityEncodersMixin(MultimodalModelMixin):
                 content = content & (content.cumsum(dim=1) == 1)
             vectors[name] = masked_mean(embedding.tokens.masked_fill(~content.unsqueeze(-1), 0), content)
         return vectors
+
+    def gate_weights_of(self, **inputs: Any) -> dict[str, Tensor] | None:
+        if self.fuser is None:
+            return None
+        embeddings = self._embed_with_hooks(**inputs)
+        present = {name: embedding.present for name, embedding in embeddings.items()}
+        return self.fuser(self.vectors_of(embeddings), present, with_losses=False).weights
 
     def modality_parameters(self, name: str) -> Iterator[nn.Parameter]:
         self.check_modality(name)
