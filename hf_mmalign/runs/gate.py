@@ -140,8 +140,8 @@ def _samples(
             rows.append(int(name))
         else:
             raise RecipeError(
-                f"{folder}: {name!r} is no sample of {split!r}: neither an id, such as {', '.join(ids[:3]) or 'none here'}, nor "
-                f"a number from 0 to {len(data) - 1}."
+                f"{folder}: {name!r} is no sample of {split!r}: neither an id{' such as ' if ids else ''}"
+                f"{', '.join(ids[:3])}, nor a number from 0 to {len(data) - 1}."
             )
     if not asked:
         whole = np.flatnonzero((found.clean > 0).all(axis=1))
