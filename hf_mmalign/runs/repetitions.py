@@ -59,6 +59,6 @@ def _names(groups: Sequence[Sequence[Path]]) -> list[str]:
     for group in of_group:
         shared = [part for part in group[0] if all(part in other for other in group)]
         # What a sweep calls the folder of a single seed tells nothing.
-        telling = [part for part in shared if part not in everywhere and not part.startswith("seed=")]
-        names.append("/".join(telling) or group[0][-1])
+        telling = [part for part in shared if not part.startswith("seed=")]
+        names.append("/".join(part for part in telling if part not in everywhere) or telling[-1])
     return names if len(set(names)) == len(names) else [str(group[0]) for group in groups]

@@ -37,6 +37,6 @@ def test_a_curve_over_two_runs():
     assert curve.weights["text"][2].values == pytest.approx((0.9, 0.7))
     assert curve.weights["text"][2].std == pytest.approx(0.2 / 2**0.5)
     assert curve.changes[1].values == pytest.approx((0.1 - 1.3 / 3, 0.3 - 1.3 / 3))
+    alone = GateWeights(("audio", "text"), np.array([[1.0, 0.0]]), {Corruption("text", "text", 1.0): np.eye(2)[:1]})
     with pytest.raises(ValueError, match="No sample has 'text' and another modality"):
-        alone = GateWeights(("audio", "text"), np.array([[1.0, 0.0]]), {Corruption("text", "text", 1.0): np.eye(2)[:1]})
         GateCurve.of([alone], "text")
