@@ -1,6 +1,7 @@
 """Batch norm over the rows that count."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -15,15 +16,17 @@ class MaskedBatchNorm(nn.BatchNorm1d):
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def forward(self, input: Tensor, counted: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, counted: Tensor | None = None, measures: bool = True) -> Tensor:
         """`(R, d)`, normalised, in the dtype of `input`.
 
         Args:
             input (`torch.Tensor` of shape `(R, d)`): The rows.
             counted (`torch.BoolTensor` of shape `(R,)`, *optional*): Those that count, all by default.
+            measures (`bool`): False takes the running statistics in training, too, and leaves them as they are.
         """
-        if not self.training:
-            return super().forward(input)
+        if not (self.training and measures):
+            running = (self.running_mean, self.running_var)
+            return F.batch_norm(input, *running, self.weight, self.bias, training=False, eps=self.eps)
         rows = input.float()
         weight = rows.new_ones(rows.shape[0]) if counted is None else counted.to(rows.dtype)
         count = weight.sum()
@@ -48,7 +51,7 @@ class MaskedBatchNorm(nn.BatchNorm1d):
 class MaskedSequential(nn.Sequential):
     """[`~torch.nn.Sequential`] that tells its batch norms which rows count."""
 
-    def forward(self, input: Tensor, counted: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, counted: Tensor | None = None, measures: bool = True) -> Tensor:
         for layer in self:
-            input = layer(input, counted) if isinstance(layer, MaskedBatchNorm) else layer(input)
+            input = layer(input, counted, measures) if isinstance(layer, MaskedBatchNorm) else layer(input)
         return input

@@ -150,3 +150,15 @@ def test_against_critics_it_compiles_to_one_graph():
     found = compiled(**batch, labels=labels)
     assert_close(found.losses, expected.losses, rtol=1e-3, atol=1e-4)  # running statistics have moved on
     found.loss.backward()
+
+
+def test_what_the_bottleneck_asks_of_it_changes_nothing():
+    """CAL's bottleneck predicts from the fusion a few more times within a step."""
+    (plain, batch, labels), states = gan(), []
+    for model in (gan()[0], gan(aib_weight=0.1, bottleneck_size=2)[0]):
+        model.load_state_dict(plain.state_dict(), strict=False)
+        torch.manual_seed(3)
+        model.train()(**batch, labels=labels).loss.backward()
+        states.append({name: value for name, value in model.state_dict().items() if "running" in name})
+        states[-1]["next number drawn"] = torch.rand(1)
+    assert_close(states[1], states[0], atol=0, rtol=0)

@@ -85,7 +85,9 @@ class GanFusion(nn.Module):
             else blank
             for name in self.project
         }
-        generated = {name: self._generated(name, vector, present[name]) for name, vector in latent.items()}
+        # What others ask during a step, CAL's bottleneck say, leaves noise and statistics alone.
+        learns = self.training and (with_losses or torch.is_grad_enabled())
+        generated = {name: self._generated(name, vector, present[name], learns) for name, vector in latent.items()}
         fused = self.combine(torch.cat(list(generated.values()), dim=1))
         if not with_losses:
             return Fused(fused, {})
@@ -103,7 +105,7 @@ class GanFusion(nn.Module):
             pairs[f"generator_{name}"] = AdversarialPair(name, real, generated[name], present[name] & has_other)
         return Fused(fused, losses, None, pairs)
 
-    def _generated(self, name: str, latent: Tensor, present: Tensor) -> Tensor:
-        if self.training:
+    def _generated(self, name: str, latent: Tensor, present: Tensor, learns: bool) -> Tensor:
+        if learns:
             latent = latent + _NOISE * torch.randn_like(latent)
-        return self.generators[name](latent, present).masked_fill(~present.unsqueeze(1), 0)
+        return self.generators[name](latent, present, learns).masked_fill(~present.unsqueeze(1), 0)
