@@ -40,7 +40,8 @@ def check_whole(
         world_size (`int`, *optional*, defaults to 1): Number of processes that are to go on; each has a random state.
             With None, random states are not asked for.
         needs_scaler (`bool`, *optional*, defaults to `False`): Whether the state of a gradient scaler (fp16) is needed.
-        needs_adversary (`bool`, *optional*, defaults to `False`): Whether that of critics is.
+        needs_adversary (`bool`, *optional*, defaults to `False`): Whether that of critics is, also if the run that wrote it
+            had none.
 
     Raises:
         CheckpointError: If a file is missing, cut short or of another kind.
@@ -58,7 +59,7 @@ def check_whole(
     saved_shapes(checkpoint)
     if world_size is not None:
         _check_random_states(checkpoint, world_size)
-    if needs_adversary:
+    if needs_adversary or ADVERSARY_FILE in (state.get("stateful_callbacks") or {}):
         _check_adversary(checkpoint / ADVERSARY_FILE)
     for name in ("optimizer.pt", "scheduler.pt", *(["scaler.pt"] if needs_scaler else [])):
         _check_archive(checkpoint / name)

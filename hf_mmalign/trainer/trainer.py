@@ -18,6 +18,7 @@ from .adversary import Adversary
 from .arguments import MultimodalTrainingArguments
 from .callbacks import LateEvaluation, NoiseDraw, ResumableEarlyStopping, TrainingClock
 from .checkpoints import (
+    ADVERSARY_FILE,
     CheckpointError,
     check_tensors,
     check_whole,
@@ -234,6 +235,10 @@ class MultimodalTrainer(Trainer):
     def _save_checkpoint(self, *positional, **keywords):
         if self.modulation is not None:
             self.modulation.save(self.state)
+        # So that the checkpoint tells of a lost file itself, to those who do not know the model.
+        self.state.stateful_callbacks.pop(ADVERSARY_FILE, None)
+        if self.adversary is not None:
+            self.state.stateful_callbacks[ADVERSARY_FILE] = {"critics": list(self.adversary.critics)}
         model = self.accelerator.unwrap_model(self.model)
         with clear_write_errors(f"{self.args.output_dir}/checkpoint-{self.state.global_step}"), own_tensor_names(model):
             super()._save_checkpoint(*positional, **keywords)

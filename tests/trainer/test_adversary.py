@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from hf_mmalign import MultimodalTrainingArguments
 from hf_mmalign.trainer.adversary import Adversary
-from hf_mmalign.trainer.checkpoints import CheckpointError
+from hf_mmalign.trainer.checkpoints import CheckpointError, last_whole_checkpoint
 from tests.trainer.test_resume import assert_same_run
 from tests.trainer.test_trainer import run_script, train_log
 from tests.trainer.training import build_fusion, build_trainer, weights
@@ -91,6 +91,7 @@ def test_resumed_as_if_it_had_not_been_interrupted(tmp_path, fields, checkpoint)
 def test_a_checkpoint_without_its_critics_is_refused(tmp_path):
     trained(tmp_path, GAN, max_steps=2, **EVERY_STEP)
     (tmp_path / "checkpoint-2/adversary.safetensors").unlink()
+    assert last_whole_checkpoint(tmp_path).endswith("checkpoint-1"), "asked without a model, as the command does"
     with pytest.raises(CheckpointError, match=r"checkpoint-2 is not whole: adversary.safetensors, which holds"):
         trained(tmp_path, GAN, tmp_path / "checkpoint-2", max_steps=3, **EVERY_STEP)
     again = build_trainer(tmp_path, build_fusion(**GAN), max_steps=2, **EVERY_STEP)
@@ -193,6 +194,14 @@ def test_without_alignment_there_is_no_adversary(tmp_path):
     trainer = trained(tmp_path, AAF | {"alignment_weight": 0.0}, max_steps=1)
     assert trainer.adversary is None
     assert not (tmp_path / "checkpoint-1/adversary.safetensors").exists()
+
+
+def test_a_run_goes_on_without_critics_where_they_are_no_longer_wanted(tmp_path):
+    fields = AAF | {"alignment_weight": 0.0}
+    trained(tmp_path, AAF, max_steps=1, **EVERY_STEP)
+    trained(tmp_path, fields, tmp_path / "checkpoint-1", max_steps=2, **EVERY_STEP)
+    assert not (tmp_path / "checkpoint-2/adversary.safetensors").exists()
+    trained(tmp_path, fields, tmp_path / "checkpoint-2", max_steps=3, **EVERY_STEP)
 
 
 def test_after_training_the_model_is_on_its_own_again(tmp_path):
