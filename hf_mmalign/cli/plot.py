@@ -66,6 +66,17 @@ def add_parser(subparsers) -> None:
     )
 
     command = _add(
+        commands, "missing", _missing, "scores of several runs against the share of samples that miss a modality"
+    )
+    command.add_argument(
+        "run_folders",
+        metavar="RUN",
+        nargs="+",
+        help="output_dir of a run with its robustness.json; those that differ in seed or fold are one line",
+    )
+    command.add_argument("--metric", help="the score (default: the primary one)")
+
+    command = _add(
         commands,
         "gate",
         _gate,
@@ -161,6 +172,13 @@ def _word_drop(args: argparse.Namespace, rest: list[str]) -> int:
     )
     print(picture)
     print(picture.with_suffix(".json"))
+    return 0
+
+
+def _missing(args: argparse.Namespace) -> int:
+    from .. import runs
+
+    print(runs.draw_missing(args.run_folders, metric=args.metric, output=args.output))
     return 0
 
 

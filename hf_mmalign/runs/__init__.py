@@ -20,6 +20,7 @@ _PUBLIC = {
     "draw_features": "pictures",
     "draw_gate": "gate",
     "draw_heat_map": "pictures",
+    "draw_missing": "pictures",
     "draw_modality_gap": "pictures",
     "draw_word_drop": "word_drop",
     "efficiency": "efficiency_table",

@@ -17,13 +17,14 @@ from ..reporting.confusion import plot_confusion_matrix
 from ..reporting.contributions import plot_contributions
 from ..reporting.feature_scatter import plot_feature_scatter
 from ..reporting.modality_gap import plot_modality_gap
-from ..reporting.plots import save_figure
+from ..reporting.plots import plot_missing_curves, save_figure
+from ..reporting.robustness import RobustnessReport
 from ..reporting.sweep_grid import plot_sweep_grid
 from .build import build_collator, build_config, build_model
 from .evaluation import RECIPE, RESULTS, check_split, has_recipe, load_run
 from .modality_encoders import encoder_sources
 from .recipe import RecipeError
-from .repetitions import listed
+from .repetitions import listed, repetitions
 
 _SENTIMENT = ("−3", "−2", "−1", "0", "1", "2", "3")
 _SIMS = ("negative", "weakly negative", "neutral", "weakly positive", "positive")
@@ -195,6 +196,46 @@ def draw_contributions(folders: str | Path | Sequence[str | Path], /, *, output:
 
 def _primary_metric(folder: Path) -> str:
     return json.loads((folder / RESULTS).read_text(encoding="utf-8"))["primary_metric"]
+
+
+def draw_missing(
+    folders: str | Path | Sequence[str | Path],
+    /,
+    *,
+    metric: str | None = None,
+    output: str | Path | None = None,
+) -> Path:
+    """The scores of saved models against the share of samples that miss a modality, a line per model.
+
+    Args:
+        folders (`str`, `Path` or a sequence of them): Runs whose robustness has been evaluated in the same way. Those whose
+            recipes differ in nothing but seed or fold are one line: their mean, with the standard deviation.
+        metric (`str`, *optional*): The score; by default the one that the evaluations call primary.
+        output (`str` or `Path`, *optional*): Where the picture goes, into the first folder by default.
+
+    Returns:
+        The picture's path.
+
+    Raises:
+        RecipeError: For a folder without `robustness.json`, and evaluations that cannot be compared.
+    """
+    folders = listed(folders)
+    groups = repetitions(folders, over_folds=True)
+    for folder in folders:
+        if not (folder / "robustness.json").exists():
+            raise RecipeError(f"{folder} holds no robustness.json; `hf-mmalign robustness {folder}` makes it.")
+    reports = {folder: RobustnessReport.from_json(folder / "robustness.json") for folder in folders}
+    for key in ("modalities", "missing_ratios", "missing_mode", "primary_metric"):
+        values = {str(folder): getattr(report.settings, key) for folder, report in reports.items()}
+        if len(set(values.values())) > 1:
+            raise RecipeError(f"Robustness in one picture is evaluated with the same {key}; these have {values}.")
+    try:
+        figure = plot_missing_curves({name: [reports[run] for run in group] for name, group in groups.items()}, metric)
+    except KeyError as error:
+        raise RecipeError(f"--metric is one of {reports[folders[0]].metric_names}, not {metric!r}.") from error
+    except ValueError as error:
+        raise RecipeError(f"{', '.join(map(str, folders))}: {error}") from error
+    return save_figure(figure, output or folders[0] / "missing.png")
 
 
 def draw_heat_map(
