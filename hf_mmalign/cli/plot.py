@@ -51,6 +51,14 @@ def add_parser(subparsers) -> None:
 
     command = _add(
         commands,
+        "alignment",
+        _alignment,
+        "how compact classes become in codes and fused vector over a training, and what its critics find",
+    )
+    command.add_argument("run_folders", metavar="RUN", nargs="+", help="output_dir of a run; several are its seeds")
+
+    command = _add(
+        commands,
         "word-drop",
         _word_drop,
         "BLEU of translations against the probability that a word of the source is unknown",
@@ -159,6 +167,13 @@ def _contributions(args: argparse.Namespace) -> int:
     from .. import runs
 
     print(runs.draw_contributions(args.run_folders, output=args.output))
+    return 0
+
+
+def _alignment(args: argparse.Namespace) -> int:
+    from .. import runs
+
+    print(runs.draw_alignment(args.run_folders, output=args.output))
     return 0
 
 

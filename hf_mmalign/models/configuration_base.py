@@ -194,6 +194,7 @@ class MultimodalConfigMixin:
             "modality_features",
             "unimodal_logits",
             "gate_weights",
+            "codes",
             "critic_inputs",
             "hidden_states",
             "attentions",

@@ -96,6 +96,8 @@ class MultimodalOutput(ModelOutput):
             alone, of models that have a head for each.
         gate_weights (`dict[str, torch.FloatTensor]`, *optional*): `(B,)` weight of each modality of the batch in the fused
             vector, of models with a gate; those of a sample sum to 1, 0 where it misses the modality.
+        codes (`dict[str, torch.FloatTensor]`, *optional*): `(B, d)` of each modality of the batch, of models whose fused
+            vector is the sum of these, weighted by `gate_weights`.
         critic_inputs (`dict[str, tuple]`, *optional*): In training against critics, by loss component the critic's name and
             the detached real and fake rows, `(B, d)` each, and which of them count, `(B,)`.
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): As in transformers.
@@ -107,6 +109,7 @@ class MultimodalOutput(ModelOutput):
     modality_features: dict[str, torch.Tensor] | None = None
     unimodal_logits: dict[str, torch.Tensor] | None = None
     gate_weights: dict[str, torch.Tensor] | None = None
+    codes: dict[str, torch.Tensor] | None = None
     critic_inputs: dict[str, tuple] | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None

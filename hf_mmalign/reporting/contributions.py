@@ -40,17 +40,17 @@ def plot_contributions(logs: Sequence[Log], modalities: Sequence[str], metric: s
     """
     if not logs:
         raise ValueError("There is no log to plot.")
-    scores = _curves(logs, {_FUSED: f"eval_{metric}"})
+    scores = curves_of(logs, {_FUSED: f"eval_{metric}"})
     if not scores:
         raise ValueError(f"A log has no eval_{metric}: was there an eval_strategy?")
-    alone = _curves(logs, {name: f"eval_{metric}_{name}" for name in modalities})
+    alone = curves_of(logs, {name: f"eval_{metric}_{name}" for name in modalities})
     heading = f"{metric_label(metric, GREATER_IS_BETTER.get(metric))}, validation"
     panels = [(heading, scores | alone)]
     if not alone:
-        performance = _curves(logs, {name: f"performance_{name}" for name in modalities})
+        performance = curves_of(logs, {name: f"performance_{name}" for name in modalities})
         panels += [("each alone, training", performance)] if performance else []
     measures = {
-        label: _curves(logs, {name: f"{key}_{name}" for name in modalities}) for key, label in _MEASURES.items()
+        label: curves_of(logs, {name: f"{key}_{name}" for name in modalities}) for key, label in _MEASURES.items()
     }
     if not any(measures.values()):
         raise ValueError("A log has no contribution and no coefficient of a modality: was there a gradient_modulation?")
@@ -59,7 +59,8 @@ def plot_contributions(logs: Sequence[Log], modalities: Sequence[str], metric: s
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (label, curves) in zip(all_axes, panels, strict=True):
         for name, curve in curves.items():
-            _draw(axes, name, curve, modalities, held=label != heading)
+            place = None if name == _FUSED else list(modalities).index(name)
+            draw_curve(axes, name, curve, place, held=label != heading)
         axes.set_title(label, loc="left", fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#dddddd", linewidth=0.8)
@@ -75,10 +76,21 @@ def plot_contributions(logs: Sequence[Log], modalities: Sequence[str], metric: s
     return figure
 
 
-def _draw(axes: Axes, name: str, curve: tuple[np.ndarray, np.ndarray], modalities: Sequence[str], held: bool) -> None:
+def draw_curve(
+    axes: Axes, name: str, curve: tuple[np.ndarray, np.ndarray], place: int | None, held: bool = False
+) -> None:
+    """Draw one of :func:`curves_of`: the mean, and the standard deviation of several runs.
+
+    Args:
+        axes (`Axes`): Where.
+        name (`str`): For the legend.
+        curve (`tuple[np.ndarray, np.ndarray]`): Epochs and values.
+        place (`int`, *optional*): Of the modality among all, for its colour; black is for what is made of all of them.
+        held (`bool`, *optional*): Whether a value holds until the next one.
+    """
     epochs, values = curve
-    place = -1 if name == _FUSED else list(modalities).index(name) % (len(COLOURS) - 1)
-    colour, mean = _BLACK if name == _FUSED else COLOURS[place], values.mean(axis=0)
+    place = -1 if place is None else place % (len(COLOURS) - 1)
+    colour, mean = _BLACK if place == -1 else COLOURS[place], values.mean(axis=0)
     # What modulation measured holds until it measures again.
     look = {"drawstyle": "steps-post"} if held else {"marker": MARKERS[place], "markersize": 4}
     axes.plot(epochs, mean, color=colour, linewidth=1.6, label=name, **look)
@@ -88,7 +100,7 @@ def _draw(axes: Axes, name: str, curve: tuple[np.ndarray, np.ndarray], modalitie
         axes.fill_between(epochs, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0, step=step)
 
 
-def _curves(logs: Sequence[Log], keys: Mapping[str, str]) -> Curves:
+def curves_of(logs: Sequence[Log], keys: Mapping[str, str]) -> Curves:
     """By name, epochs `(E,)` and values `(runs, E)`; without those that a log lacks."""
     found = {}
     for name, key in keys.items():

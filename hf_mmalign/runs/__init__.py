@@ -15,6 +15,7 @@ _PUBLIC = {
     "RecipeError": "errors",
     "SweepOutcome": "sweeps",
     "TrainedRun": "training",
+    "draw_alignment": "pictures",
     "draw_confusion": "pictures",
     "draw_contributions": "pictures",
     "draw_features": "pictures",

@@ -13,6 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..evaluation.inference import decision_features, predict
 from ..evaluation.metrics import sentiment_levels, sims_levels
+from ..reporting.alignment import plot_alignment
 from ..reporting.confusion import plot_confusion_matrix
 from ..reporting.contributions import plot_contributions
 from ..reporting.feature_scatter import plot_feature_scatter
@@ -173,25 +174,52 @@ def draw_contributions(folders: str | Path | Sequence[str | Path], /, *, output:
         The picture's path.
     """
     folders = listed(folders)
+    logs, modalities = _logs(folders)
+    metrics = {str(folder): _primary_metric(folder) for folder in folders}
+    _check_equal("metric", metrics)
+    try:
+        figure = plot_contributions(logs, modalities, metrics[str(folders[0])])
+    except ValueError as error:
+        raise RecipeError(f"{', '.join(map(str, folders))}: {error}") from error
+    return save_figure(figure, output or folders[0] / "contributions.png")
+
+
+def draw_alignment(folders: str | Path | Sequence[str | Path], /, *, output: str | Path | None = None) -> Path:
+    """How compact classes became in a gate's codes over the epochs of a training, and what its critics found.
+
+    Args:
+        folders (`str`, `Path` or a sequence of them): A run that was trained against critics; several are training seeds,
+            whose mean and standard deviation are drawn.
+        output (`str` or `Path`, *optional*): Where the picture goes, into the first folder by default.
+
+    Returns:
+        The picture's path.
+    """
+    folders = listed(folders)
+    logs, modalities = _logs(folders)
+    try:
+        figure = plot_alignment(logs, modalities)
+    except ValueError as error:
+        raise RecipeError(f"{', '.join(map(str, folders))}: {error}") from error
+    return save_figure(figure, output or folders[0] / "alignment.png")
+
+
+def _logs(folders: Sequence[Path]) -> tuple[list[list[dict[str, float]]], list[str]]:
+    """The log of each run, and the modalities of all."""
     for folder in folders:
         if not (folder / RESULTS).exists() or not (folder / TRAINER_STATE_NAME).exists():
             raise RecipeError(
                 f"{folder} holds no {RESULTS} and {TRAINER_STATE_NAME}; it must be the output_dir of a finished run."
             )
-    modalities, metrics = (
-        {str(folder): of(folder) for folder in folders}
-        for of in (lambda folder: AutoConfig.from_pretrained(folder).modalities, _primary_metric)
-    )
-    for what, found in (("modalities", modalities), ("metric", metrics)):
-        if any(value != found[str(folders[0])] for value in found.values()):
-            raise RecipeError(f"Runs in one picture have the same {what}; these have {found}.")
+    modalities = {str(folder): AutoConfig.from_pretrained(folder).modalities for folder in folders}
+    _check_equal("modalities", modalities)
     states = [json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8")) for folder in folders]
-    first = str(folders[0])
-    try:
-        figure = plot_contributions([state["log_history"] for state in states], modalities[first], metrics[first])
-    except ValueError as error:
-        raise RecipeError(f"{', '.join(map(str, folders))}: {error}") from error
-    return save_figure(figure, output or folders[0] / "contributions.png")
+    return [state["log_history"] for state in states], modalities[str(folders[0])]
+
+
+def _check_equal(what: str, found: Mapping[str, Any]) -> None:
+    if any(value != next(iter(found.values())) for value in found.values()):
+        raise RecipeError(f"Runs in one picture have the same {what}; these have {found}.")
 
 
 def _primary_metric(folder: Path) -> str:
@@ -226,9 +254,7 @@ def draw_missing(
             raise RecipeError(f"{folder} holds no robustness.json; `hf-mmalign robustness {folder}` makes it.")
     reports = {folder: RobustnessReport.from_json(folder / "robustness.json") for folder in folders}
     for key in ("modalities", "missing_ratios", "missing_mode", "primary_metric"):
-        values = {str(folder): getattr(report.settings, key) for folder, report in reports.items()}
-        if len(set(values.values())) > 1:
-            raise RecipeError(f"Robustness in one picture is evaluated with the same {key}; these have {values}.")
+        _check_equal(key, {str(folder): getattr(report.settings, key) for folder, report in reports.items()})
     try:
         figure = plot_missing_curves({name: [reports[run] for run in group] for name, group in groups.items()}, metric)
     except KeyError as error:

@@ -26,6 +26,7 @@ from .checkpoints import (
     last_whole_checkpoint,
     own_tensor_names,
 )
+from .class_spread import ClassSpread
 from .gradient_shares import GradientShares
 from .modality_optimizers import has_own_settings, rates_of, split_optimizer
 from .modulation import Modulation
@@ -51,7 +52,8 @@ class MultimodalTrainer(Trainer):
     - `gradient_modulation` scales the modalities' gradients, or learning rates, by what they contribute (see
       [`~trainer.modulation.Modulation`]), and logs it as `phi_<modality>`, `coefficient_<modality>`, ….
     - Of a model with `unimodal_heads` evaluation also scores each of these, as `<metric>_<modality>`, over the samples that
-      have the modality.
+      have the modality. Of a classifier of `codes` (DEF + AAF), evaluation also tells how compact classes are in them, as
+      `intra_class_variance_<modality>` (see [`~trainer.class_spread.ClassSpread`]).
     - Without a `processing_class`, it is the processor of a [`MultimodalCollator`], and saved with the model as such.
     - A model with critics (GAN-Fusion, DEF + AAF) is trained against them (see [`~trainer.adversary.Adversary`]), which
       are logged as `critic_loss_<term>` and saved in checkpoints only.
@@ -111,6 +113,7 @@ class MultimodalTrainer(Trainer):
         self._eval_sums: dict[str, torch.Tensor] = {}
         self._eval_counts: dict[str, int] = {}
         self._unimodal: UnimodalScores | None = None
+        self._spread: ClassSpread | None = None
         self._parameter_with_rate: dict[str, nn.Parameter] = {}
         self._used_rates: dict[str, float] = {}
 
@@ -382,6 +385,8 @@ class MultimodalTrainer(Trainer):
                 self.gradient_shares.measure(losses, self._loss_weights(losses, training=True), self.state.global_step)
             if self._unimodal is not None and not model.training:
                 self._unimodal.add(outputs)
+            if self._spread is not None and not model.training:
+                self._spread.add(outputs, inputs["labels"])
         return (loss, outputs) if return_outputs else loss
 
     def _loss_with_own_task(self, model, inputs, num_items_in_batch):
@@ -435,7 +440,7 @@ class MultimodalTrainer(Trainer):
 
     def evaluation_loop(self, dataloader, description, *positional, metric_key_prefix="eval", **keywords):
         self._eval_sums, self._eval_counts = {}, {}
-        self._unimodal = self._new_unimodal_scores()
+        self._unimodal, self._spread = self._new_unimodal_scores(), self._new_class_spread()
         hooks = [] if self._unimodal is None else [self._unimodal.hook]
         with perturbed(self.multimodal_model, *hooks):
             output = super().evaluation_loop(
@@ -446,7 +451,18 @@ class MultimodalTrainer(Trainer):
             own = self._unimodal.metrics(self.compute_metrics, output.label_ids)
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in own.items()})
             self._unimodal = None
+        if self._spread is not None:
+            output.metrics.update(
+                {f"{metric_key_prefix}_{name}": value for name, value in self._spread.metrics().items()}
+            )
+            self._spread = None
         return output
+
+    def _new_class_spread(self) -> ClassSpread | None:
+        model = self.multimodal_model
+        if not isinstance(model, MultimodalModelMixin) or model.config.generates or self.args.n_gpu > 1:
+            return None
+        return ClassSpread(model.config.modalities, model.config.num_labels, self.accelerator.gather_for_metrics)
 
     def _new_unimodal_scores(self) -> UnimodalScores | None:
         model = self.multimodal_model

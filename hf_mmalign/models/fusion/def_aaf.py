@@ -175,7 +175,7 @@ class DefAafFusion(nn.Module):
         if self.joined is not None:
             return Fused(fused, losses)
         pairs = self._pairs(codes, fused, present, by_name) if with_losses and self.config.alignment_weight else None
-        return Fused(fused, losses, by_name, pairs)
+        return Fused(fused, losses, by_name, pairs, codes)
 
     def build_critics(self) -> nn.ModuleDict:
         """One for all modalities, or one for each; none without alignment."""

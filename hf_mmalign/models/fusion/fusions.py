@@ -20,12 +20,15 @@ class Fused(NamedTuple):
             that weigh.
         pairs (`dict[str, AdversarialPair]`, *optional*): Rows for critics by loss component, of fusions that are trained
             against some.
+        codes (`dict[str, torch.Tensor]`, *optional*): `(B, width)` by modality, of fusions whose vector is the sum of
+            these, weighted.
     """
 
     vector: Tensor
     losses: dict[str, Tensor]
     weights: dict[str, Tensor] | None = None
     pairs: dict[str, AdversarialPair] | None = None
+    codes: dict[str, Tensor] | None = None
 
 
 class ConcatFusion(nn.Module):

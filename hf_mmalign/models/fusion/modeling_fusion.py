@@ -149,6 +149,7 @@ class FusionForSequenceClassification(ModalityEncodersMixin, PreTrainedModel):
             modality_features=vectors if output_modality_features else None,
             unimodal_logits=unimodal or None,
             gate_weights=fused.weights,
+            codes=fused.codes,
             critic_inputs=critic_inputs,
             hidden_states=hidden if with_states else None,
         )
