@@ -299,11 +299,11 @@ class FusionForConditionalGeneration(ModalityEncodersMixin, PreTrainedModel, Gen
             parts.append((embeddings["text"].tokens, embeddings["text"].mask))
         if self.fuser is not None:
             present = {name: embedding.present for name, embedding in embeddings.items()}
-            vector, losses, weights, pairs = self.fuser(vectors, present, with_losses=with_losses)
-            adversarial, critic_inputs = self._adversarial_terms(pairs or {})
-            losses |= adversarial
+            fused = self.fuser(vectors, present, with_losses=with_losses)
+            adversarial, critic_inputs = self._adversarial_terms(fused.pairs or {})
+            losses, weights = fused.losses | adversarial, fused.weights
             anything = torch.stack(list(present.values())).any(dim=0)
-            parts.append((self.memory_tokens["fused"](vector).unsqueeze(1), anything.unsqueeze(1)))
+            parts.append((self.memory_tokens["fused"](fused.vector).unsqueeze(1), anything.unsqueeze(1)))
         else:
             parts += [
                 (self.memory_tokens[name](embedding.tokens), embedding.mask)
