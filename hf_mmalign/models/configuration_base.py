@@ -191,6 +191,7 @@ class MultimodalConfigMixin:
         """Outputs that Trainer must not gather in evaluation: all but loss and logits."""
         return [
             "losses",
+            "diagnostics",
             "modality_features",
             "unimodal_logits",
             "gate_weights",

@@ -98,6 +98,8 @@ class MultimodalOutput(ModelOutput):
             vector, of models with a gate; those of a sample sum to 1, 0 where it misses the modality.
         codes (`dict[str, torch.FloatTensor]`, *optional*): `(B, d)` of each modality of the batch, of models whose fused
             vector is the sum of these, weighted by `gate_weights`.
+        diagnostics (`dict[str, torch.FloatTensor]`, *optional*): `()` values by log name that show what a method does,
+            where labels were given; no part of the loss.
         critic_inputs (`dict[str, tuple]`, *optional*): In training against critics, by loss component the critic's name and
             the detached real and fake rows, `(B, d)` each, and which of them count, `(B,)`.
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): As in transformers.
@@ -110,6 +112,7 @@ class MultimodalOutput(ModelOutput):
     unimodal_logits: dict[str, torch.Tensor] | None = None
     gate_weights: dict[str, torch.Tensor] | None = None
     codes: dict[str, torch.Tensor] | None = None
+    diagnostics: dict[str, torch.Tensor] | None = None
     critic_inputs: dict[str, tuple] | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None

@@ -375,7 +375,10 @@ class MultimodalTrainer(Trainer):
             if self.stages is not None and model.training and isinstance(outputs, dict) and outputs.get("losses"):
                 loss = combine_losses(outputs["losses"], self._loss_weights(outputs["losses"], model.training))
         if isinstance(outputs, dict) and outputs.get("losses"):
-            self._count_components(outputs["losses"], outputs["logits"].shape[0], training=model.training)
+            told = {f"loss_{name}": value for name, value in outputs["losses"].items()}
+            # No scores: evaluation's metrics go into tables and cards.
+            told |= (outputs.get("diagnostics") or {}) if model.training else {}
+            self._count(told, outputs["logits"].shape[0], training=model.training)
             if self.modulation is not None and model.training:
                 self.modulation.observe(inputs, outputs)
             if self.adversary is not None and model.training:
@@ -412,25 +415,25 @@ class MultimodalTrainer(Trainer):
             return weights
         return self.stages.weights(self.state.global_step, losses, weights)
 
-    def _count_components(self, losses: dict[str, torch.Tensor], size: int, training: bool) -> None:
-        """Add a batch's components to the running means: by batch in training, as Trainer's own loss; else by sample."""
+    def _count(self, told: dict[str, torch.Tensor], size: int, training: bool) -> None:
+        """Add a batch's values to the running means: by batch in training, as Trainer's own loss; else by sample."""
         sums, counts = (self._train_sums, self._train_counts) if training else (self._eval_sums, self._eval_counts)
         weight = 1 if training else size
-        for name, value in losses.items():
+        for name, value in told.items():
             sums[name] = sums.get(name, 0.0) + value.detach() * weight
             counts[name] = counts.get(name, 0) + weight
 
-    def _mean_components(self, sums: dict[str, torch.Tensor], counts: dict[str, int], prefix: str) -> dict[str, float]:
+    def _means(self, sums: dict[str, torch.Tensor], counts: dict[str, int], prefix: str) -> dict[str, float]:
         """The means over all processes by log name; empties the sums."""
         means = {}
         for name in list(sums):
             mean = sums.pop(name) / counts.pop(name)
-            means[f"{prefix}loss_{name}"] = nested_gather(mean, self.args.parallel_mode).mean().item()
+            means[f"{prefix}{name}"] = nested_gather(mean, self.args.parallel_mode).mean().item()
         return means
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:  # the training log; evaluation logs "eval_loss"
-            logs |= self._mean_components(self._train_sums, self._train_counts, "")
+            logs |= self._means(self._train_sums, self._train_counts, "")
             logs |= self.modulation.logs() if self.modulation is not None else {}
             logs |= self.gradient_shares.logs() if self.gradient_shares is not None else {}
             logs |= self.adversary.logs() if self.adversary is not None else {}
@@ -446,7 +449,7 @@ class MultimodalTrainer(Trainer):
             output = super().evaluation_loop(
                 dataloader, description, *positional, metric_key_prefix=metric_key_prefix, **keywords
             )
-        output.metrics.update(self._mean_components(self._eval_sums, self._eval_counts, f"{metric_key_prefix}_"))
+        output.metrics.update(self._means(self._eval_sums, self._eval_counts, f"{metric_key_prefix}_"))
         if self._unimodal is not None:
             own = self._unimodal.metrics(self.compute_metrics, output.label_ids)
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in own.items()})

@@ -112,3 +112,20 @@ def test_the_classifier_may_see_the_mean_of_the_modalities(tmp_path):
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours").eval()
     torch.testing.assert_close(again(**batch).logits, output.logits)
     BertModel.from_pretrained(tmp_path / "ours", add_pooling_layer=False)
+
+
+def test_diagnostics_say_where_the_distance_stands(tmp_path):
+    model = build(feature_sizes={"vision": 5, "audio": 3}, wma_beta=2.0)
+    sizes = {"vision": 5, "audio": 3}
+    first = text_batch([6, 4]) | feature_batch({"vision": [4, 2], "audio": [5, 5]}, sizes)
+    model.calibrate([first])
+    batch = text_batch([5, 4]) | feature_batch({"vision": [3, 2], "audio": [0, 0]}, sizes)
+    told = model(**batch, labels=torch.tensor([0, 1])).diagnostics
+    sums = model.wma.distance_sums(model.encode(model.embed_modalities(**batch))[1]).float()
+    reference = model.wma.reference
+    torch.testing.assert_close(told["wma_distance_text_vision"], sums[0, 0] / 2, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(told["wma_target_text_vision"], 2 * reference[0])
+    torch.testing.assert_close(told["wma_drift_text_vision"], sums[0, 0] / 2 - reference[0], atol=1e-5, rtol=1e-4)
+    assert told["wma_distance_text_audio"] == 0  # nobody has it
+    assert model(**batch).diagnostics is None
+    assert build(wma_alpha=0.0)(**text_batch([6, 4]), labels=torch.tensor([0, 1])).diagnostics is None

@@ -40,7 +40,10 @@ def test_components_are_logged_and_add_up_to_the_loss(tmp_path):
     assert len(logs) == 4
     for entry in logs:
         assert entry["loss"] == pytest.approx(entry["loss_task"] + 5.0 * entry["loss_wma"], rel=1e-5)
+        moved = entry["wma_distance_text_vision"] - entry["wma_target_text_vision"] / 1.5
+        assert entry["wma_drift_text_vision"] == pytest.approx(moved, abs=1e-5)
     metrics = trainer.evaluate()
+    assert not any("wma_distance" in name for name in metrics)
     total = metrics["eval_loss_task"] + 5.0 * metrics["eval_loss_wma"]
     assert metrics["eval_loss"] == pytest.approx(total, rel=1e-5)
 

@@ -45,28 +45,36 @@ class WassersteinModalityAlignment(nn.Module):
     def _has_all_references(self) -> bool:
         return not bool(self.reference.isnan().any())
 
-    def forward(self, encoded: dict[str, ModalityEmbedding]) -> dict[str, torch.Tensor]:
-        """Components of the loss, `()` fp32 each.
+    def forward(self, encoded: dict[str, ModalityEmbedding]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Components of the loss, and diagnostics, `()` fp32 each.
 
         `wma` is Σ_{m<n} mean_i (D_i^{mn} − β·D̄^{mn})² (Eq. 10, without α). With `wma_certificate`, `wma_gap` is
-        the most by which the solver can have overestimated any of the distances D_i.
+        the most by which the solver can have overestimated any of the distances D_i. For each pair of modalities the
+        diagnostics are `wma_distance_<m>_<n>`, the batch's mean D over samples that have both, `wma_target_<m>_<n>`, β·D̄,
+        and `wma_drift_<m>_<n>`, by how much the mean D has moved from D̄.
         """
-        penalties, gaps = [], []
+        penalties, gaps, diagnostics = [], [], {}
         for index, (m, n) in enumerate(self.pairs):
+            reference = self.reference[index]
+            told = {f"wma_{what}_{m}_{n}": reference.new_zeros(()) for what in ("distance", "target", "drift")}
+            diagnostics |= told  # of every batch: processes add up their logs term by term
             if m not in encoded or n not in encoded:
                 continue
             distance, valid, gap = self._distance(encoded[m], encoded[n], self.certificate)
-            reference = self.reference[index]
             if self.batch_reference and self.beta:
                 reference = self._batch_mean(distance.detach(), valid)
             penalties.append(alignment_penalty(distance, valid, reference, self.beta))
+            mean = distance.detach().masked_fill(~valid, 0).sum() / valid.sum().clamp(min=1)
+            target = (self.beta * reference).nan_to_num()
+            values = (mean, target, (mean - reference).nan_to_num())
+            diagnostics |= dict(zip(told, values, strict=True))
             if gap is not None:
                 gaps.append(gap.amax())
         nothing = self.reference.new_zeros(())
         components = {"wma": torch.stack(penalties).sum() if penalties else nothing}
         if self.certificate:
             components["wma_gap"] = torch.stack(gaps).amax() if gaps else nothing
-        return components
+        return components, diagnostics
 
     def lacks_reference(self, embeddings: dict[str, ModalityEmbedding]) -> bool:
         """Whether some sample has both modalities of a pair not calibrated yet."""

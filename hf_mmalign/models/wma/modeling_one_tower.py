@@ -108,14 +108,15 @@ class OneTowerModelMixin(MultimodalModelMixin):
         encoder_output, encoded = self.encode(embeddings, **flags)
         logits = self._decide(self._represent(encoder_output, encoded))
 
-        loss, losses = None, None
+        loss, losses, diagnostics = None, None, None
         if labels is not None:
-            losses = self._losses(logits, labels, encoded)
+            losses, diagnostics = self._losses(logits, labels, encoded)
             loss = combine_losses(losses, self.config.loss_weights)
         output = MultimodalOutput(
             loss=loss,
             logits=logits,
             losses=losses,
+            diagnostics=diagnostics,
             modality_features=_mean_tokens(encoded) if output_modality_features else None,
             hidden_states=encoder_output.hidden_states,
             attentions=encoder_output.attentions,
@@ -245,11 +246,13 @@ class OneTowerModelMixin(MultimodalModelMixin):
             self.train(training)
         self.wma.set_reference(sums)
 
-    def _losses(self, logits, labels, encoded) -> dict[str, torch.Tensor]:
+    def _losses(self, logits, labels, encoded) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor] | None]:
         losses = {"task": task_loss(logits, labels, self.problem_type_of(labels))}
+        diagnostics = None
         if self.wma.active:
-            losses |= self.wma(encoded)
-        return losses
+            alignment, diagnostics = self.wma(encoded)
+            losses |= alignment
+        return losses, diagnostics
 
     def _embed_text(self, input_ids, attention_mask, token_type_ids) -> ModalityEmbedding:
         """Text tokens. The class token is always valid, even for a sample without text; it and [SEP] are no content."""
