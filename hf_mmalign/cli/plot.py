@@ -43,6 +43,9 @@ def add_parser(subparsers) -> None:
     )
     command.add_argument("--split", default="test", help="split to encode (default: test)")
     command.add_argument("--method", choices=("pca", "tsne"), default="pca", help="projection (default: pca)")
+    command.add_argument(
+        "--by", choices=("modality", "class"), default="modality", help="what is told apart (default: modality)"
+    )
 
     command = _add(
         commands, "contributions", _contributions, "what each modality contributed over the epochs, beside the scores"
@@ -157,7 +160,7 @@ def _features(args: argparse.Namespace, rest: list[str]) -> int:
     from ..runs.recipe import parse_overrides
 
     picture = runs.draw_features(
-        args.run_folders, args.split, method=args.method, output=args.output, **parse_overrides(rest)
+        args.run_folders, args.split, method=args.method, by=args.by, output=args.output, **parse_overrides(rest)
     )
     print(picture)
     return 0

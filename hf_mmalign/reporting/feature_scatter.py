@@ -22,6 +22,7 @@ def plot_feature_scatter(
     method: Literal["pca", "tsne"] = "pca",
     seed: int = 0,
     title: str = "",
+    ellipses: bool = True,
 ) -> Figure:
     """Scatters side by side, projected together, with an ellipse around each kind of features.
 
@@ -30,10 +31,11 @@ def plot_feature_scatter(
 
     Args:
         panels (`Mapping[str, Mapping[str, np.ndarray]]`): Per heading the `(N, d)` features of every kind, as of
-            :func:`~evaluation.inference.decision_features`; d is the same everywhere.
+            :func:`~evaluation.inference.decision_features`, or of every class; d is the same everywhere.
         method (`str`, *optional*, defaults to `"pca"`): `"pca"` or `"tsne"`, fitted to all panels at once.
         seed (`int`, *optional*, defaults to 0): Of the choice of at most 250 points of a kind, and of t-SNE.
         title (`str`, *optional*): Heading.
+        ellipses (`bool`, *optional*, defaults to `True`): False leaves them out, and the points paint thicker.
 
     Raises:
         ValueError: If the method is unknown, widths differ, or there are fewer than three features.
@@ -47,13 +49,16 @@ def plot_feature_scatter(
     names = list(dict.fromkeys(name for kinds in panels.values() for name in kinds))
     figure = Figure(figsize=(0.6 + 4.2 * len(panels), 4.9), layout="constrained")
     axes_row = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
+    alpha = 0.4 if ellipses else 0.75
     axis = "principal component" if method == "pca" else "t-SNE"
     for axes, heading in zip(axes_row, panels, strict=True):
         for name, values in points[heading].items():
-            place = names.index(name) % len(COLOURS)  # the first, what is fused, in black
-            colour, marker = COLOURS[place - 1], MARKERS[place - 1]
-            axes.scatter(*values.T, s=13, marker=marker, color=colour, alpha=0.4, linewidths=0, label=name)
-            if len(values) > 2:
+            place = names.index(name)  # the first, what is fused, in black
+            colour = COLOURS[(place - 1) % len(COLOURS)]
+            # Of more kinds than colours, none has another's colour and marker.
+            marker = MARKERS[(place - 1 + place // len(COLOURS)) % len(MARKERS)]
+            axes.scatter(*values.T, s=13, marker=marker, color=colour, alpha=alpha, linewidths=0, label=name)
+            if ellipses and len(values) > 2:
                 axes.add_patch(_ellipse(values, colour))
         axes.set_title(heading, loc="left", fontsize=10)
         axes.set(xlabel=f"{axis} 1", xticks=[], yticks=[])

@@ -209,7 +209,7 @@ def _write(
             name: f"{step.level:g} dB" if step.in_decibels else f"ε = {step.level:g}"
             for name, step in strongest.items()
         }
-        figure = plot_gate_samples(chosen, noises, f"{folders[0].resolve().name}: samples of {split}")
+        figure = plot_gate_samples(chosen, noises, f"{next(iter(models))}: samples of {split}")
         written.append(save_figure(figure, path.with_name(f"{path.stem}-samples{path.suffix}")))
     write_text(path.with_suffix(".json"), json.dumps(told, indent=2, ensure_ascii=False) + "\n")
     return written

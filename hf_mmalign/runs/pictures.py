@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from transformers import AutoConfig, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..evaluation.inference import decision_features, predict
+from ..evaluation.inference import FUSED, decision_features, predict
 from ..evaluation.metrics import sentiment_levels, sims_levels
 from ..reporting.alignment import plot_alignment
 from ..reporting.confusion import plot_confusion_matrix
@@ -118,6 +118,7 @@ def draw_features(
     split: str = "test",
     *,
     method: str = "pca",
+    by: Literal["modality", "class"] = "modality",
     output: str | Path | None = None,
     **keys: Any,
 ) -> Path:
@@ -128,6 +129,7 @@ def draw_features(
             the first run before training, where its recipe tells what that was.
         split (`str`): Split to encode.
         method (`str`): Projection, `"pca"` or `"tsne"`.
+        by (`str`): What is told apart: `"modality"`, or `"class"`, of what it reads of all modalities together.
         output (`str` or `Path`, *optional*): Where the picture goes, into the first folder by default.
         keys: Values over those of the runs' recipes.
 
@@ -141,14 +143,27 @@ def draw_features(
         run.check_split(split)
         sides = [(run.untrained(), "before training")] if not panels and has_recipe(folder) else []
         for model, heading in [*sides, (run.model, name)]:
-            panels[heading] = decision_features(model, run.dataset[split], run.collator, run.batch_size)
+            found = decision_features(model, run.dataset[split], run.collator, run.batch_size)
+            panels[heading] = _by_class(run, split, found[FUSED]) if by == "class" else found
+    by_class = by == "class"
+    title = f"What the classifier reads{' of all modalities, by class' if by_class else ', with 95 % ellipses'}"
     try:
-        figure = plot_feature_scatter(
-            panels, method=method, seed=run.seed, title="What the classifier reads, with 95 % ellipses"
-        )
+        figure = plot_feature_scatter(panels, method=method, seed=run.seed, title=title, ellipses=not by_class)
     except ValueError as error:
         raise RecipeError(f"{', '.join(map(str, folders))}: {error}") from error
-    return save_figure(figure, output or folders[0] / f"features-{split}.png")
+    name = f"features-by-class-{split}.png" if by_class else f"features-{split}.png"
+    return save_figure(figure, output or folders[0] / name)
+
+
+def _by_class(run: "_Run", split: str, features: np.ndarray) -> dict[str, np.ndarray]:
+    """The rows of `(N, d)` features by the name of their class; those without a label are left out."""
+    config = run.model.config
+    if config.problem_type != "single_label_classification":
+        raise RecipeError(f"{run.folder} is a run of {config.task}, where a sample has no one class.")
+    labels = run.dataset[split].with_format(None)["label"][:]
+    labels = np.array([-1 if label is None else label for label in labels])
+    classes = [label for label in range(config.num_labels) if (labels == label).any()]
+    return {str(config.id2label[label]): features[labels == label] for label in classes}
 
 
 def _telling_names(folders: Sequence[Path]) -> list[str]:

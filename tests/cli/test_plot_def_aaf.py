@@ -42,7 +42,7 @@ def drawn(monkeypatch):
     def record(draw):
         return lambda *given, **named: calls.append((given, draw(*given, **named))) or calls[-1][1]
 
-    for name in ("plot_alignment", "plot_missing_curves"):
+    for name in ("plot_alignment", "plot_missing_curves", "plot_feature_scatter"):
         monkeypatch.setattr(pictures, name, record(getattr(pictures, name)))
     return calls
 
@@ -115,11 +115,12 @@ def test_several_models_against_the_share_that_misses_a_modality(study, capsys, 
     assert plot_missing_curves(groups, "f1_macro").axes[0].get_ylabel() == "F1 macro"
 
 
-def test_features_of_a_gate_are_its_codes(study, capsys):
-    """Without hidden layers the classifier reads z, and of one modality alone that one's code."""
+def test_features_of_a_gate_are_its_codes(study, capsys, drawn):
+    """Without hidden layers the classifier reads z, and of one modality alone that one's code; z also by class."""
     run = study / "gate/seed=0"
-    assert main(["plot", "features", str(run), str(study / "gate/seed=1")]) == 0
-    picture(capsys)
+    assert main(["plot", "features", str(run), "--by", "class", "--method", "tsne"]) == 0
+    assert picture(capsys) == str(run / "features-by-class-test.png")
+    (((panels,), figure),) = drawn
     model = FusionForSequenceClassification.from_pretrained(run).eval()
     data = load_run(run)[3]["test"]
     collator = build_collator(MultimodalProcessor.from_pretrained(run), model.config)
@@ -130,6 +131,13 @@ def test_features_of_a_gate_are_its_codes(study, capsys):
         only = {key: {"top": batch[key]["top"]} for key in ("features", "feature_mask")}
         alone = model(**only)
     torch.testing.assert_close(torch.from_numpy(found["fused"]), output.hidden_states[0], atol=1e-5, rtol=1e-4)
+    looks = {(tuple(points.get_facecolor()[0]), len(points.get_paths()[0])) for points in figure.axes[1].collections}
+    assert len(looks) == len(panels["after training"]) > 7, "each class its own colour and marker"
+    for label, name in model.config.id2label.items():
+        rows = torch.from_numpy(found["fused"])[batch["labels"] == label]
+        if len(rows):
+            drawn_rows = torch.from_numpy(panels["after training"][name])
+            torch.testing.assert_close(drawn_rows, rows, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(torch.from_numpy(found["top"]), alone.codes["top"], atol=1e-5, rtol=1e-4)
 
 
