@@ -58,8 +58,8 @@ class Adversary:
         """The adversary of a model; None where it builds no critics.
 
         Raises:
-            ValueError: Under DeepSpeed or FSDP, where nobody holds the model's whole output or parameters, and for several
-                GPUs in one process.
+            ValueError: Under DeepSpeed or FSDP, where nobody holds the model's whole output or parameters, for several GPUs
+                in one process, and with training arguments that do not know of critics.
         """
         critics = model.build_critics() if isinstance(model, MultimodalModelMixin) else None
         if not critics:
@@ -67,6 +67,11 @@ class Adversary:
         if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
             raise ValueError(
                 f"{type(model).__name__} is trained against critics, which DeepSpeed and FSDP are not made for."
+            )
+        if not isinstance(args, MultimodalTrainingArguments):
+            raise ValueError(
+                f"{type(model).__name__} is trained against critics, whose learning rate and steps are "
+                f"MultimodalTrainingArguments; args is {type(args).__name__}."
             )
         if args.n_gpu > 1:
             raise ValueError(

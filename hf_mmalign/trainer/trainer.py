@@ -162,8 +162,7 @@ class MultimodalTrainer(Trainer):
         """Stock parameter groups, split where backbone or modalities have rates or optimizers of their own."""
         new = self.optimizer is None
         super().create_optimizer(model)
-        if isinstance(self.args, MultimodalTrainingArguments):
-            self._prepare_adversary()
+        self._prepare_adversary()
         if new and isinstance(self.args, MultimodalTrainingArguments) and has_own_settings(self.args):
             self.optimizer, self._parameter_with_rate = split_optimizer(
                 self.optimizer, self.multimodal_model, self.args

@@ -8,13 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
+from transformers import TrainingArguments
 
-from hf_mmalign import MultimodalTrainingArguments
+from hf_mmalign import MultimodalTrainer, MultimodalTrainingArguments
 from hf_mmalign.trainer.adversary import Adversary
 from hf_mmalign.trainer.checkpoints import CheckpointError, last_whole_checkpoint
 from tests.trainer.test_resume import assert_same_run
 from tests.trainer.test_trainer import run_script, train_log
-from tests.trainer.training import build_fusion, build_trainer, weights
+from tests.trainer.training import build_fusion, build_trainer, collate, weights
 
 GAN = {"fusion": "gan", "latent_size": 8, "dropout": 0.0}
 AAF = {"fusion": "def_aaf", "latent_size": 8, "class_dropout": 0.0, "dropout": 0.0}
@@ -188,6 +189,17 @@ def test_bf16_keeps_the_critics_in_single_precision(tmp_path, fields):
     trainer = trained(tmp_path, fields, bf16=True, max_steps=2)
     assert {tensor.dtype for tensor in trainer.adversary.critics.parameters()} == {torch.float32}
     assert all(torch.tensor(value).isfinite() for value in train_log(trainer)[-1].values())
+
+
+def test_stock_arguments_know_of_no_critics(tmp_path):
+    trainer = MultimodalTrainer(
+        build_fusion(**GAN),
+        TrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to="none", remove_unused_columns=False),
+        train_dataset=Complete(),
+        data_collator=collate,
+    )
+    with pytest.raises(ValueError, match="are MultimodalTrainingArguments; args is TrainingArguments"):
+        trainer.train()
 
 
 def test_without_alignment_there_is_no_adversary(tmp_path):
