@@ -76,9 +76,11 @@ class Discriminator(Critic):
 class WassersteinCritic(Critic):
     """The critic of WGAN-GP (Gulrajani et al. 2017; Eqs. 12–14 of DEF + AAF): d → h → h → 1 with LeakyReLU 0.2.
 
-    It minimises D(fake) − D(real) + λ (‖∇D(x̂)‖ − 1)², x̂ between the two; the model, D(real) − D(fake) with the real ones
-    constant. Without any norm over the batch: the penalty is on the gradient of each row alone. Logged are the `distance`
-    D(real) − D(fake), an estimate of the Wasserstein distance, and the `gradient_norm`, near 1 where the penalty holds.
+    It minimises D(fake) − D(real) + λ (‖∇D(x̂)‖ − 1)², x̂ between the two; the model, D(real) − D(fake), with respect
+    to both: where fake vectors are sums of the real ones, as here, real ones held constant would be followed wherever
+    the critic's slope leads, and never reached. Without any norm over the batch: the penalty is on the gradient of each
+    row alone. Logged are the `distance` D(real) − D(fake), an estimate of the Wasserstein distance, and the
+    `gradient_norm`, near 1 where the penalty holds.
 
     Args:
         size (`int`): d.
@@ -114,4 +116,4 @@ class WassersteinCritic(Critic):
         return self.gradient_penalty * (norm - 1).square() - distance, statistics
 
     def generator_losses(self, real, fake, counted):
-        return self(real.detach()) - self(fake)
+        return self(real) - self(fake)

@@ -190,7 +190,8 @@ def _definitions(metrics: list[str], signatures: Mapping[str, str]) -> list[tupl
 
 
 def _scores(results: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The clean metrics by split. A loss is no score to compare models by, nor is that of a head beside the prediction."""
+    """The clean metrics by split. A loss is no score to compare models by, nor how compact classes are, nor the score of a
+    head beside the prediction."""
     beside = tuple(f"_{name}" for name in modalities)
     scores: dict[str, dict[str, float]] = {}
     for split, values in results.items():
@@ -199,7 +200,7 @@ def _scores(results: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, 
         scores[split] = {
             name: value
             for name, value in values.items()
-            if name != "loss" and not name.startswith("loss_") and not name.endswith(beside)
+            if name != "loss" and not name.startswith(("loss_", "intra_class_")) and not name.endswith(beside)
         }
         for name, value in scores[split].items():
             if isinstance(value, bool) or not isinstance(value, int | float):

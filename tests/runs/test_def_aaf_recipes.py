@@ -94,3 +94,14 @@ def test_the_smoke_recipe(tmp_path):
     assert main(["train", "def-aaf/smoke", "--output_dir", str(tmp_path), "--robustness", "false"]) == 0
     assert (tmp_path / "model.safetensors").exists()
     assert not list(tmp_path.glob("adversary*"))
+    assert "intra_class" not in (tmp_path / "README.md").read_text()
+
+
+def test_alignment_does_not_make_the_codes_run_away(tmp_path):
+    """Held constant in the generator's loss, the codes drifted: after these steps they lay 100 times as far apart."""
+    told = ["--max_train_samples", "600", "--num_train_epochs", "4", "--learning_rate", "5e-3", "--latent_size", "16"]
+    told += ["--robustness", "false", "--fusion", "def_aaf", "--critic_steps", "5", "--critic_learning_rate", "5e-4"]
+    assert main(["train", "fusion/smoke", "--output_dir", str(tmp_path), *told]) == 0
+    found = json.loads((tmp_path / "results.json").read_text())["validation"]
+    assert found["loss_homologous"] < 0.5
+    assert found["loss_contrastive"] < 4.0  # log 64 where all codes are one
