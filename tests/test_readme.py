@@ -45,6 +45,7 @@ RUN = {
     "hf-mmalign data extract reviews.csv": [],
     "hf-mmalign data extract PATH/TO/mvsa-single": [],
     "hf-mmalign sweep fusion/mvsa-single-linear": SHORT,
+    "hf-mmalign sweep wma/mvsa-single": SHORT,
     "hf-mmalign predict runs/mvsa-linear/mvsa-single-linear/weight_decay=0.3/seed=0 mvsa-features/test": [],
 }
 # Studies of minutes to hours, most on data that are not here: every variant, cell and argument is checked, nothing is
