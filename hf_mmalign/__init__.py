@@ -21,6 +21,8 @@ _PUBLIC = {
     "FusionForConditionalGeneration": "hf_mmalign.models.fusion.modeling_fusion_seq2seq",
     "FusionSeq2SeqConfig": "hf_mmalign.models.fusion.configuration_fusion_seq2seq",
     "FusionForSequenceClassification": "hf_mmalign.models.fusion.modeling_fusion",
+    "LstmTextConfig": "hf_mmalign.models.fusion.lstm_text",
+    "LstmTextModel": "hf_mmalign.models.fusion.lstm_text",
     "ViltWmaConfig": "hf_mmalign.models.wma.configuration_wma",
     "ViltWmaForSequenceClassification": "hf_mmalign.models.wma.modeling_vilt_wma",
     "ModalityEmbedding": "hf_mmalign.models.modeling_base",

@@ -39,7 +39,7 @@ def no_data(monkeypatch):
         ("--missing_mode x", "missing_mode is 'x' (str); expected 'mask' or 'zero'"),
         ("--robustness_seeds -1", "robustness_seeds is [-1]"),
         ("--robustness_seeds []", "robustness_seeds is []"),
-        ("--metrics x", "metrics is 'x' (str); expected 'emotion' or 'sentiment' or 'sims'"),
+        ("--metrics x", "metrics is 'x' (str); expected 'bleu' or 'emotion' or 'how2' or"),
         ("--wma_solver nope", "wma_solver is 'nope' (str); expected 'auto' or 'exact'"),
         ("--gradient_accumulation_steps 0", "gradient_accumulation_steps is 0; it is at least 1"),
         ("--per_device_train_batch_size 0", "per_device_train_batch_size is 0"),

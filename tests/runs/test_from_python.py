@@ -71,7 +71,7 @@ def test_the_command_calls_these_functions():
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "runs"
     }
-    assert called == {"train", "sweep", "evaluate", "robustness", "predict"}
+    assert called == {"train", "sweep", "evaluate", "robustness", "predict", "efficiency"}
 
 
 def test_keywords_alone_are_a_recipe(run):

@@ -71,7 +71,7 @@ def test_a_component_that_does_nothing_is_named(tmp_path, caplog):
     assert not any("does nothing" in record.message for record in caplog.records)
     model = build_model(wma_alpha=1e-7)
     build_trainer(tmp_path, model, log_gradient_shares=1, max_steps=-1, num_train_epochs=1).train()
-    (named,) = [record.message for record in caplog.records if "does nothing" in record.message]
+    (named,) = {record.message for record in caplog.records if "does nothing" in record.message}
     assert "the loss component wma had at most 0.0" in named
 
 
