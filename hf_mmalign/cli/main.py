@@ -43,13 +43,22 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (_add_train, _add_sweep, _add_evaluate, _add_robustness, _add_efficiency, _add_recipes, _add_predict):
+        add(subparsers)
+    data.add_parser(subparsers)
+    plot.add_parser(subparsers)
+    return parser
 
+
+def _add_train(subparsers) -> None:
     command = _add(subparsers, "train", _train, "train, evaluate and save what a recipe says", _ANY_ARGUMENT)
     command.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
     command.add_argument(
         "--list-arguments", action="store_true", help="print every key of this recipe's model, and stop"
     )
 
+
+def _add_sweep(subparsers) -> None:
     command = _add(
         subparsers,
         "sweep",
@@ -63,10 +72,14 @@ def _build_parser() -> argparse.ArgumentParser:
     command.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
     command.add_argument("--jobs", type=int, default=1, help="runs at a time, sharing the processors (default: 1)")
 
+
+def _add_evaluate(subparsers) -> None:
     command = _add(subparsers, "evaluate", _evaluate, "metrics of a saved folder", f"{_ANY_FOLDER} {_ANY_ARGUMENT}")
     command.add_argument("folder", metavar="FOLDER", help="output_dir of a run, or where a Trainer saved a model")
     command.add_argument("--split", default="test", help="split to evaluate (default: test)")
 
+
+def _add_robustness(subparsers) -> None:
     command = _add(
         subparsers,
         "robustness",
@@ -79,6 +92,8 @@ def _build_parser() -> argparse.ArgumentParser:
     command.add_argument("folder", metavar="FOLDER", help="output_dir of a run, or where a Trainer saved a model")
     command.add_argument("--split", default="test", help="split to evaluate (default: test)")
 
+
+def _add_efficiency(subparsers) -> None:
     command = _add(
         subparsers,
         "efficiency",
@@ -94,10 +109,14 @@ def _build_parser() -> argparse.ArgumentParser:
     command.add_argument("--json", metavar="FILE", help="also write the figures to this file")
     command.add_argument("--output", metavar="FILE.md", help="also write the tables to this file")
 
+
+def _add_recipes(subparsers) -> None:
     help_text = "list the recipes that come with the package"
     command = subparsers.add_parser("recipes", help=help_text, description=help_text.capitalize() + ".")
     command.set_defaults(run=_recipes)
 
+
+def _add_predict(subparsers) -> None:
     command = _add(
         subparsers,
         "predict",
@@ -117,10 +136,6 @@ def _build_parser() -> argparse.ArgumentParser:
         "--device", help="where to run, such as cpu or cuda:1 (default: an accelerator, if there is one)"
     )
     command.add_argument("--skip_bad_rows", action="store_true", help="warn of rows that cannot be used, and go on")
-
-    data.add_parser(subparsers)
-    plot.add_parser(subparsers)
-    return parser
 
 
 def _add(subparsers, name: str, run, help_text: str, epilog: str) -> argparse.ArgumentParser:

@@ -2,6 +2,8 @@
 
 import argparse
 
+_OVERRIDES = "A key of the run's recipe, such as `--dataset_path elsewhere`, wins over the recipe's."
+
 
 def add_parser(subparsers) -> None:
     """Add the command `plot`."""
@@ -9,18 +11,33 @@ def add_parser(subparsers) -> None:
         "plot", help="pictures of a saved run or sweep", description="Draw pictures of a saved run or sweep."
     )
     commands = parser.add_subparsers(title="pictures", metavar="PICTURE", required=True)
-    overrides = "A key of the run's recipe, such as `--dataset_path elsewhere`, wins over the recipe's."
+    for add in (
+        _add_confusion,
+        _add_modality_gap,
+        _add_features,
+        _add_contributions,
+        _add_alignment,
+        _add_word_drop,
+        _add_missing,
+        _add_gate,
+        _add_heat_map,
+    ):
+        add(commands)
 
-    command = _add(commands, "confusion", _confusion, "which class or sentiment level is taken for which", overrides)
+
+def _add_confusion(commands) -> None:
+    command = _add(commands, "confusion", _confusion, "which class or sentiment level is taken for which", _OVERRIDES)
     command.add_argument("run_folder", metavar="RUN", help="output_dir of a run")
     command.add_argument("--split", default="test", help="split to predict (default: test)")
 
+
+def _add_modality_gap(commands) -> None:
     command = _add(
         commands,
         "modality-gap",
         _modality_gap,
         "where the modalities' features lie before and after training",
-        overrides,
+        _OVERRIDES,
     )
     command.add_argument("run_folder", metavar="RUN", help="output_dir of a run")
     command.add_argument("--split", default="test", help="split to encode (default: test)")
@@ -31,12 +48,14 @@ def add_parser(subparsers) -> None:
     )
     command.add_argument("--method", choices=("pca", "tsne"), default="pca", help="projection (default: pca)")
 
+
+def _add_features(commands) -> None:
     command = _add(
         commands,
         "features",
         _features,
         "what the classifier reads of each modality and of all, before and after training",
-        overrides,
+        _OVERRIDES,
     )
     command.add_argument(
         "run_folders", metavar="RUN", nargs="+", help="output_dir of a run; several are shown side by side"
@@ -47,11 +66,15 @@ def add_parser(subparsers) -> None:
         "--by", choices=("modality", "class"), default="modality", help="what is told apart (default: modality)"
     )
 
+
+def _add_contributions(commands) -> None:
     command = _add(
         commands, "contributions", _contributions, "what each modality contributed over the epochs, beside the scores"
     )
     command.add_argument("run_folders", metavar="RUN", nargs="+", help="output_dir of a run; several are its seeds")
 
+
+def _add_alignment(commands) -> None:
     command = _add(
         commands,
         "alignment",
@@ -60,12 +83,14 @@ def add_parser(subparsers) -> None:
     )
     command.add_argument("run_folders", metavar="RUN", nargs="+", help="output_dir of a run; several are its seeds")
 
+
+def _add_word_drop(commands) -> None:
     command = _add(
         commands,
         "word-drop",
         _word_drop,
         "BLEU of translations against the probability that a word of the source is unknown",
-        f"Runs that differ in their seed alone are one line, with its standard deviation. {overrides}",
+        f"Runs that differ in their seed alone are one line, with its standard deviation. {_OVERRIDES}",
     )
     command.add_argument("run_folders", metavar="RUN", nargs="+", help="output_dir of a run that translates")
     command.add_argument("--split", default="test", help="split to translate (default: test)")
@@ -76,6 +101,8 @@ def add_parser(subparsers) -> None:
         "--device", help="where to run, such as cpu or cuda:1 (default: an accelerator, if there is one)"
     )
 
+
+def _add_missing(commands) -> None:
     command = _add(
         commands, "missing", _missing, "scores of several runs against the share of samples that miss a modality"
     )
@@ -87,6 +114,8 @@ def add_parser(subparsers) -> None:
     )
     command.add_argument("--metric", help="the score (default: the primary one)")
 
+
+def _add_gate(commands) -> None:
     command = _add(
         commands,
         "gate",
@@ -94,7 +123,7 @@ def add_parser(subparsers) -> None:
         "how a gate weighs the modalities while noise on one of them grows",
         "Runs that differ in seed or fold alone are one row of panels, with its standard deviation. The figures go beside "
         "the picture as JSON: also in how many samples the corrupted modality's weight falls, and by how much, with 95 % "
-        f"confidence intervals. {overrides}",
+        f"confidence intervals. {_OVERRIDES}",
     )
     command.add_argument("run_folders", metavar="RUN", nargs="+", help="output_dir of a run with `fusion: def_aaf`")
     command.add_argument("--split", default="test", help="split to weigh (default: test)")
@@ -116,6 +145,8 @@ def add_parser(subparsers) -> None:
         "--device", help="where to run, such as cpu or cuda:1 (default: an accelerator, if there is one)"
     )
 
+
+def _add_heat_map(commands) -> None:
     command = _add(commands, "heat-map", _heat_map, "a sweep's scores on validation over two arguments")
     command.add_argument("sweep_folder", metavar="SWEEP", help="output_dir of a sweep")
     command.add_argument("--rows", metavar="KEY", help="argument down the side; needed where more than two vary")
