@@ -131,6 +131,13 @@ def test_reconstruction_does_not_pull_at_its_target():
     assert all(gradient is None or gradient.abs().max() == 0 for gradient in gradients)
 
 
+def test_one_modality_has_no_critic():
+    model, _, _ = build("fusion with def_aaf", feature_sizes={"vision": 4})
+    assert len(model.build_critics()) == 0
+    model, _, _ = build("fusion with def_aaf")
+    assert len(model.build_critics()) == 1
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -124,8 +124,7 @@ class DefAafFusion(nn.Module):
     Its loss components are `homologous` (Eq. 4), `intra_reconstruction` and `cross_reconstruction` (Eqs. 5 and 6),
     `contrastive` (Eq. 8), `class_posterior`, the cross-entropy of the classifier that stands in for labels, and
     `gate_entropy` (Appendix D), and against critics `alignment_<modality>`, E[D(c^s)] − E[D(z)] (Eq. 14); those of weight 0
-    are not computed. What is reconstructed is a fixed target: encoders that
-    could make it easier by saying less would.
+    are not computed. What is reconstructed is a fixed target: encoders that could make it easier by saying less would.
 
     Args:
         widths (`Mapping[str, int]`): Width of every modality's vector, in their order.
@@ -144,6 +143,8 @@ class DefAafFusion(nn.Module):
         self.autoencoder = ClassConditionalAutoencoder(sizes, self.width, config.shared_autoencoder)
         self.condition = ClassCondition(num_classes, self.width, config.class_dropout, config.class_posterior)
         self.gate = ModalityGate(self.width, config.gate_floor, config.gate == "uniform")
+        # Of one code the fused vector is that code: there is nothing to align.
+        self.aligned = config.alignment_weight > 0 and len(sizes) > 1
 
     def forward(
         self,
@@ -174,12 +175,12 @@ class DefAafFusion(nn.Module):
         by_name = dict(zip(vectors, weights.unbind(dim=1), strict=True))
         if self.joined is not None:
             return Fused(fused, losses)
-        pairs = self._pairs(codes, fused, present, by_name) if with_losses and self.config.alignment_weight else None
+        pairs = self._pairs(codes, fused, present, by_name) if with_losses and self.aligned else None
         return Fused(fused, losses, by_name, pairs, codes)
 
     def build_critics(self) -> nn.ModuleDict:
-        """One for all modalities, or one for each; none without alignment."""
-        if not self.config.alignment_weight or self.joined is not None:
+        """One for all modalities, or one for each; none without alignment, or with nothing to align."""
+        if not self.aligned:
             return nn.ModuleDict()
         names = list(self.autoencoder.project) if self.config.critic_per_modality else ["shared"]
         penalty = self.config.gradient_penalty
