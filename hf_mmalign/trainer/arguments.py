@@ -1,6 +1,5 @@
 """Training arguments."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args
@@ -177,8 +176,6 @@ class MultimodalTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         self._check_numbers()
-        if isinstance(self.training_stages, str):
-            self.training_stages = json.loads(self.training_stages)
         if self.training_stages is not None:
             self.num_train_epochs = sum(stage.num_train_epochs for stage in read_stages(self.training_stages))
         super().__post_init__()

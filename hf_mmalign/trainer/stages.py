@@ -1,5 +1,6 @@
 """Training in stages, each with losses, a learning rate and a schedule of its own: `training_stages`."""
 
+import json
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -33,7 +34,16 @@ class TrainingStage:
 
 
 def read_stages(value: Any) -> list[TrainingStage]:
-    """The stages that `training_stages` describes. Raises ValueError naming the entry that is none."""
+    """The stages that `training_stages` describes, as a list or as its JSON text.
+
+    Raises:
+        ValueError: For text that is no JSON, and for an entry that is no stage, by its place.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"training_stages is no JSON text: {error}.") from error
     if not isinstance(value, list) or not value:
         raise ValueError(f"training_stages is {value!r}; expected a list with a mapping for each stage.")
     known = [one.name for one in fields(TrainingStage)]
@@ -77,9 +87,14 @@ class StagedTraining(TrainerCallback):
 
     Args:
         args ([`TrainingArguments`]): With `training_stages`.
+
+    Raises:
+        ValueError: For a learning rate of 0, of which no stage's can be a multiple.
     """
 
     def __init__(self, args: TrainingArguments):
+        if args.learning_rate == 0:
+            raise ValueError("training_stages needs a learning_rate above 0: each stage's rate is a multiple of it.")
         self.args = args
         self.stages = read_stages(args.training_stages)
         self.starts = [0] * len(self.stages)

@@ -13,7 +13,7 @@ _SHAPING = (
     "warmup_steps", "weight_decay", "max_grad_norm", "label_smoothing_factor", "modality_dropout", "train_noise",
     "gradient_modulation", "modulation_mode", "modulation_eta", "modulation_measure_steps", "modulation_update_steps",
     "contribution_variant", "contribution_temperature", "performance_smoothing", "potential_window", "potential_lambda",
-    "ogm_alpha", "ogm_noise", "critic_learning_rate", "critic_steps", "early_stopping_patience",
+    "ogm_alpha", "ogm_noise", "critic_learning_rate", "critic_steps", "training_stages", "early_stopping_patience",
     "load_best_model_at_end", "metric_for_best_model", "bf16", "fp16", "seed",
 )  # fmt: skip
 _ALWAYS = ("learning_rate", "per_device_train_batch_size", "seed")

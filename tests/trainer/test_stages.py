@@ -89,6 +89,7 @@ def test_evaluation_weighs_all_losses(tmp_path):
     ("stages", "message"),
     [
         ({}, "expected a list with a mapping"),
+        ("[{num_train_epochs: 1}]", "training_stages is no JSON text: "),
         ([{"losses": ["task"]}], r"training_stages\[0\] is .*num_train_epochs"),
         ([{"num_train_epochs": 1, "epochs": 2}], r"training_stages\[0\] is "),
         ([{"num_train_epochs": 0}], r"training_stages\[0\].num_train_epochs is 0"),
@@ -112,3 +113,14 @@ def test_what_is_no_stage_is_refused(tmp_path, stages, message):
 def test_what_a_stage_cannot_do_is_said_before_it_is_trained(tmp_path, stage, message):
     with pytest.raises(ValueError, match=message):
         staged(tmp_path, [{"num_train_epochs": 1} | stage], max_steps=2)
+
+
+def test_no_stage_is_a_multiple_of_no_learning_rate(tmp_path):
+    with pytest.raises(ValueError, match="needs a learning_rate above 0"):
+        staged(tmp_path, [{"num_train_epochs": 1, "learning_rate": 1e-3}], max_steps=2, learning_rate=0.0)
+
+
+def test_the_command_line_gives_stages_as_json_text(tmp_path):
+    text = '[{"num_train_epochs": 2, "losses": ["task"]}, {"num_train_epochs": 3}]'
+    args = MultimodalTrainingArguments(str(tmp_path), training_stages=text)
+    assert args.num_train_epochs == 5
