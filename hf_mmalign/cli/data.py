@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from . import tokenizer
-from .source_options import add_source_options, options_of
+from .source_options import add_source_options, options_of, yaml_value
 
 _EXAMPLES = """examples:
   hf-mmalign data inspect digits-captions
@@ -79,6 +79,14 @@ def add_parser(subparsers) -> None:
     extract.add_argument(
         "--keep", metavar="MODALITY", nargs="+", default=[], help="text or image, to be taken along raw"
     )
+    extract.add_argument("--splits", metavar="SPLIT", nargs="+", help="the splits to take (default: all)")
+    extract.add_argument(
+        "--noise",
+        metavar="SETTINGS",
+        help="noise on raw texts and pictures, such as '{protocol: qmf, kind: gaussian, epsilon: 5}': a copy for the key "
+        "noisy_copies of `hf-mmalign robustness`",
+    )
+    extract.add_argument("--noise-seed", metavar="SEED", type=int, default=0, help="of that noise (default: 0)")
     extract.add_argument("--batch-size", metavar="ROWS", type=int, default=32, help="samples at a time (default: 32)")
     extract.add_argument(
         "--device", help="where to run, such as cpu or cuda:1 (default: an accelerator, if there is one)"
@@ -133,6 +141,9 @@ def run_extract(args: argparse.Namespace) -> int:
         text_pooling=args.text_pooling,
         image_pooling=args.image_pooling,
         max_text_length=args.max_text_length,
+        splits=args.splits,
+        noise=None if args.noise is None else yaml_value(args.noise, "--noise"),
+        noise_seed=args.noise_seed,
         batch_size=args.batch_size,
         device=args.device,
         cache_dir=args.cache_dir,

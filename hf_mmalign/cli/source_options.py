@@ -23,15 +23,20 @@ def add_source_options(command: argparse.ArgumentParser) -> None:
 
 def options_of(pairs: list[str]) -> dict[str, Any]:
     """The `KEY=VALUE` of `--option`. Raises ValueError for one that is none."""
-    from ..runs.strict_yaml import parse_yaml
-
     options = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not separator or not key:
             raise ValueError(f"--option takes KEY=VALUE, not {pair!r}")
-        try:
-            options[key] = parse_yaml(value)
-        except ValueError as error:
-            raise ValueError(f"--option {shown(pair)}: the value is not YAML: {error}") from error
+        options[key] = yaml_value(value, f"--option {shown(pair)}")
     return options
+
+
+def yaml_value(text: str, option: str) -> Any:
+    """The value of an option that is YAML. Raises ValueError, which begins with the `option`, for what is none."""
+    from ..runs.strict_yaml import parse_yaml
+
+    try:
+        return parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{option}: the value is not YAML: {error}") from error

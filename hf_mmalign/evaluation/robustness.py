@@ -1,6 +1,6 @@
 """How well a model does when a modality is noisy or missing."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -49,6 +49,7 @@ def measure_robustness(
     epsilons: Sequence[float] = (5.0, 10.0),
     noise_units: NoiseUnits = "mvsa",
     snrs: Sequence[float] = (),
+    noisy_copies: Mapping[Condition, Sequence[Any]] | None = None,
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     batch_size: int = 64,
     num_workers: int = 0,
@@ -91,6 +92,8 @@ def measure_robustness(
         noise_units (`str`, *optional*, defaults to `"mvsa"`): Its units on pictures, `"mvsa"` or `"nyud2"`.
         snrs (`Sequence[float]`, *optional*): Also put white noise on the raw waveforms and feature sequences, each of them
             in turn, so many decibels below the signal.
+        noisy_copies (`Mapping[Condition, Sequence]`, *optional*): Also copies of `dataset` that were disturbed before they
+            came here, by what was done to them; one for each draw. Their rows are those of `dataset`, in its order.
         seeds (`Sequence[int]`, *optional*): One repetition each, of the noise and of the choice of incomplete samples.
         batch_size, num_workers (`int`, *optional*, default to 64 and 0): Of the data loader. No number depends on them.
         device (`str` or `torch.device`, *optional*): Where to run, the model's device by default.
@@ -141,6 +144,10 @@ def measure_robustness(
                 num_workers,
                 progress,
             )
+        for condition, copies in (noisy_copies or {}).items():
+            predictions.raw[condition] = [
+                _predict_copy(model, copy, data_collator, batch_size, num_workers) for copy in copies
+            ]
 
     scores = _score(predictions, plan, sorted({table_ratio, *curve_ratios}), compute_metrics)
     primary = primary or next(iter(scores[CLEAN]))
@@ -161,6 +168,7 @@ def measure_robustness(
         noise_units=None if protocol is None else noise_units,
         epsilons=() if raw is None else raw.epsilons,
         snrs=() if raw is None else raw.snrs,
+        noisy_copies=bool(noisy_copies),
     )
     return RobustnessScores(settings, scores, model_name=type(model).__name__)
 
@@ -219,6 +227,13 @@ def _predict(model: torch.nn.Module, loader: DataLoader, plan: _Plan, progress: 
             start += len(batch_labels)
     whole = {name: np.concatenate(parts) for name, parts in logits.items()}
     return _Predictions(concatenated(labels), whole.pop(("clean",)), whole)
+
+
+def _predict_copy(
+    model: torch.nn.Module, copy: Any, collate: Callable[[list], dict[str, Any]], batch_size: int, num_workers: int
+) -> np.ndarray:
+    loader = DataLoader(copy, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
+    return np.concatenate([_logits_of(model, dict(batch)) for batch in loader])
 
 
 def _logits_of(model: torch.nn.Module, batch: dict[str, Any]) -> np.ndarray:

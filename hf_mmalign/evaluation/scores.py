@@ -101,6 +101,7 @@ class RobustnessSettings:
     noise_units: str | None = None
     epsilons: tuple[float, ...] = ()
     snrs: tuple[float, ...] = ()
+    noisy_copies: bool = False
 
 
 @dataclass

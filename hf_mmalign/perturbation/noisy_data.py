@@ -36,8 +36,14 @@ class RowNoise:
     seed: int = 0
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], modality_kinds: Mapping[str, str | int], seed: int) -> "RowNoise":
-        """The noise that the training argument `train_noise` describes.
+    def of(
+        cls,
+        settings: Mapping[str, Any],
+        modality_kinds: Mapping[str, str | int],
+        seed: int,
+        argument: str = "train_noise",
+    ) -> "RowNoise":
+        """The noise that the training argument `train_noise` describes, or an `argument` of another name.
 
         Args:
             settings (`Mapping[str, Any]`): `protocol`, `kind` and `epsilon`, and if need be `units` ("mvsa"); or `snr`, for
@@ -46,13 +52,13 @@ class RowNoise:
             modality_kinds (`Mapping[str, str | int]`): All modalities of the model.
 
         Raises:
-            ValueError: As :func:`check_train_noise`, and for a modality that the model does not have.
+            ValueError: As :func:`check_noise`, and for a modality that the model does not have.
         """
-        check_train_noise(settings)
+        check_noise(settings, argument)
         chosen = settings.get("modalities") or list(modality_kinds)
         unknown = [name for name in chosen if name not in modality_kinds]
         if unknown:
-            raise ValueError(f"train_noise: modalities has {unknown}, but the model's are {list(modality_kinds)}.")
+            raise ValueError(f"{argument}: modalities has {unknown}, but there are {list(modality_kinds)}.")
         kinds = {name: modality_kinds[name] for name in chosen}
         alone = _own_noise(settings)
         if alone is not None:
@@ -109,11 +115,10 @@ class NoisyDataset(Dataset):
         return self.noise(self.dataset[index], int(index), int(self._epoch))
 
 
-def check_train_noise(settings: Any) -> None:
-    """Raise ValueError, beginning with `train_noise`, unless it is what :meth:`RowNoise.of` takes."""
-    example = (
-        "train_noise is, for example, {protocol: qmf, kind: gaussian, epsilon: 5}, {snr: 10} or {unknown_words: 0.3}"
-    )
+def check_noise(settings: Any, argument: str = "train_noise") -> None:
+    """Raise ValueError, beginning with the name of the `argument`, unless it is what :meth:`RowNoise.of` takes."""
+    protocol = "{protocol: qmf, kind: gaussian, epsilon: 5}"
+    example = f"{argument} is, for example, {protocol}, {{snr: 10}} or {{unknown_words: 0.3}}"
     if not isinstance(settings, Mapping):
         raise ValueError(f"{example}, not {settings!r}.")
     own = next((key for key in _OF_ITS_OWN if key in settings), None)
@@ -126,15 +131,15 @@ def check_train_noise(settings: Any) -> None:
         try:
             _own_noise(settings)
         except ValueError as error:
-            raise ValueError(f"train_noise: {own}: {error}") from error
+            raise ValueError(f"{argument}: {own}: {error}") from error
         return
     if settings["kind"] not in get_args(RawNoiseKind):
-        raise ValueError(f"train_noise: kind is one of {get_args(RawNoiseKind)}, not {settings['kind']!r}.")
-    check_epsilon(settings["epsilon"], "train_noise: epsilon")
+        raise ValueError(f"{argument}: kind is one of {get_args(RawNoiseKind)}, not {settings['kind']!r}.")
+    check_epsilon(settings["epsilon"], f"{argument}: epsilon")
     try:
         NoiseProtocol(settings["protocol"], settings.get("units", "mvsa"))
     except ValueError as error:
-        raise ValueError(f"train_noise: {error}") from error
+        raise ValueError(f"{argument}: {error}") from error
 
 
 def _own_noise(settings: Mapping[str, Any]) -> Any:

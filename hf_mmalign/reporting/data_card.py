@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 import yaml
-from datasets import Array2D, DatasetDict
+from datasets import Array2D, DatasetDict, Features
 from huggingface_hub import DatasetCardData
 
 from ..data.schema import TARGET
@@ -40,17 +40,20 @@ def write_data_card(
     lines += [f"Features of {origin}, made by `hf-mmalign data extract`.", ""]
     lines += [f"Options of the reader: `{json.dumps(options, ensure_ascii=False)}`.", ""] if options else []
     lines += [_encoder_table(dataset, encoders), ""]
+    if "noise" in settings:
+        lines += [f"Noise on the raw inputs: `{json.dumps(settings['noise'])}`, see `noisy_copies`.", ""]
     lines += [f"Left out: raw {' and '.join(left_out)}.", ""] if left_out else []
     lines += [f"The encoders are under the licences of {', '.join(models)}.", ""] if models else []
     lines += ["## Rows", "", _row_table(dataset), "", "A missing modality is a sequence of length 0.", ""]
-    lines += ["## Training on it", "", "```yaml", _recipe(name, dataset), "```", ""]
+    if "train" in dataset:
+        lines += ["## Training on it", "", "```yaml", _recipe(name, dataset), "```", ""]
     lines += [f"Made with {_environment()}."]
     return write_text(folder / "README.md", "\n".join(lines) + "\n")
 
 
 def _encoder_table(dataset: DatasetDict, encoders: Mapping[str, Mapping[str, Any]]) -> str:
     rows = []
-    for name, column in dataset["train"].features.items():
+    for name, column in _columns(dataset).items():
         if not isinstance(column, Array2D):
             continue
         made = encoders.get(name)
@@ -62,8 +65,12 @@ def _encoder_table(dataset: DatasetDict, encoders: Mapping[str, Mapping[str, Any
     return markdown_table(["modality", "made by", "pooling", "width"], rows).rstrip()
 
 
+def _columns(dataset: DatasetDict) -> Features:
+    return next(iter(dataset.values())).features
+
+
 def _row_table(dataset: DatasetDict) -> str:
-    sequences = [name for name, column in dataset["train"].features.items() if isinstance(column, Array2D)]
+    sequences = [name for name, column in _columns(dataset).items() if isinstance(column, Array2D)]
     rows = []
     for split, data in dataset.items():
         missing = [str(_missing(data, name)) for name in sequences]
@@ -78,7 +85,7 @@ def _missing(data: Any, name: str) -> int:
 
 
 def _recipe(name: Path, dataset: DatasetDict) -> str:
-    options = {key: key for key in ("id", "group", TARGET) if key in dataset["train"].features}
+    options = {key: key for key in ("id", "group", TARGET) if key in _columns(dataset)}
     model = "mmalign_fusion_seq2seq" if TARGET in options else "mmalign_fusion"
     recipe = {"dataset": "table", "dataset_path": str(name), "dataset_options": options, "model_type": model}
     return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip()

@@ -44,6 +44,8 @@ class RobustnessReport(RobustnessScores):
             parts.append(f"Noise {noise}, a = {amplitudes}, on the embeddings of one modality's content tokens.")
         if s.protocol is not None:
             parts.append(_raw_noise(s))
+        if s.noisy_copies:
+            parts.append("Noise on the raw inputs before features of them were extracted, as their data sets say.")
         if s.snrs:
             ratios = ", ".join(f"{snr:g}" for snr in s.snrs)
             parts.append(f"White noise on raw waveforms and feature sequences, {ratios} dB below the signal.")

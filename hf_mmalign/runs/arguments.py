@@ -177,6 +177,13 @@ class EvaluationArguments:
             "help": "Also white noise on raw waveforms and feature sequences, so many decibels below the signal."
         },
     )
+    noisy_copies: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Also data sets that `data extract --noise` made of the same rows: what a model trained on extracted "
+            "features makes of noise on the raw texts and pictures."
+        },
+    )
     robustness_seeds: list[int] = field(
         default_factory=lambda: [0, 1, 2, 3, 4], metadata={"help": "Seeds of noise and of the choice of samples."}
     )

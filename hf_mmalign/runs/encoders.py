@@ -205,7 +205,9 @@ class ImageEncoder(Encoder):
         result: list[Any] = [None] * len(pixels)
         # No padding: most models know no mask of pixels and would look at it.
         for indices in by_shape.values():
-            encoded = self._encode({"pixel_values": torch.stack([pixels[index] for index in indices])})
+            batch = torch.stack([pixels[index] for index in indices])
+            # In which convolutions are faster, most of all on processors.
+            encoded = self._encode({"pixel_values": batch.contiguous(memory_format=torch.channels_last)})
             for index, features in zip(indices, encoded, strict=True):
                 result[index] = features
         return result

@@ -29,6 +29,7 @@ from .build import (
     read_arguments,
     training_arguments,
 )
+from .noisy_copies import read_noisy_copies
 from .recipe import Recipe, RecipeError, read_values
 from .tasks import task_of
 
@@ -95,13 +96,16 @@ def _with_paths(recipe: Recipe, folder: Path) -> Recipe:
         start = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["train"][STARTED_IN]
     except (OSError, ValueError, KeyError, TypeError):  # none, or of an earlier version
         return recipe
-    meant = {}
-    for key in _PATHS:
-        path = recipe.values.get(key)
-        if isinstance(path, str) and not os.path.isabs(path):
-            there = os.path.normpath(os.path.join(os.path.realpath(folder), start, path))
-            if os.path.exists(there):
-                meant[key] = there
+
+    def there(path: Any) -> Any:
+        if not isinstance(path, str) or os.path.isabs(path):
+            return path
+        moved = os.path.normpath(os.path.join(os.path.realpath(folder), start, path))
+        return moved if os.path.exists(moved) else path
+
+    meant = {key: there(recipe.values[key]) for key in _PATHS if key in recipe.values}
+    if copies := recipe.values.get("noisy_copies"):
+        meant["noisy_copies"] = [there(path) for path in copies]
     return dataclasses.replace(recipe, values=recipe.values | meant)
 
 
@@ -177,7 +181,7 @@ def robustness(folder: str | Path, /, split: str = "test", **keys: Any) -> Robus
     batch_size = arguments.training.get("per_device_eval_batch_size", 64)
     compute_metrics = metrics_of(model.config, arguments.evaluation, processor, dataset)
     collator = build_collator(processor, model.config)
-    report = robustness_of(model, dataset[split], collator, arguments, batch_size, compute_metrics)
+    report = robustness_of(model, dataset, split, collator, arguments, batch_size, compute_metrics)
     report.model_name = Path(folder).resolve().name
     report.save(folder)
     if has_recipe(folder) and (Path(folder) / RESULTS).exists():
@@ -200,11 +204,13 @@ def score_split(trainer: MultimodalTrainer, dataset, prefix: str) -> dict[str, f
     return scores_of(trainer.evaluate(dataset, metric_key_prefix=prefix), prefix)
 
 
-def robustness_of(model, data, collator, arguments: Arguments, batch_size: int, compute_metrics) -> RobustnessReport:
+def robustness_of(
+    model, dataset, split: str, collator, arguments: Arguments, batch_size: int, compute_metrics
+) -> RobustnessReport:
     settings = arguments.evaluation
     return evaluate_robustness(
         model,
-        data,
+        dataset[split],
         data_collator=collator,
         compute_metrics=compute_metrics,
         primary=primary_metric_of(model.config, arguments),
@@ -217,6 +223,7 @@ def robustness_of(model, data, collator, arguments: Arguments, batch_size: int, 
         epsilons=settings.epsilons,
         noise_units=settings.noise_units,
         snrs=settings.snrs,
+        noisy_copies=read_noisy_copies(settings.noisy_copies, split, dataset[split], model.config.modalities),
         seeds=settings.robustness_seeds,
         batch_size=batch_size,
     )

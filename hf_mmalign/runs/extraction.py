@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers.utils import logging
 from ..data.errors import DataError, shown
 from ..data.loading import load_multimodal_dataset, modalities_of
 from ..data.schema import feature_sequence
+from ..perturbation.noisy_data import RowNoise
 from ..reporting.data_card import write_data_card
 from ..reporting.files import write_text
 from .encoders import Encoder, ImageEncoder, TextEncoder, read_picture
@@ -48,6 +50,9 @@ def extract(
     text_pooling: str | None = None,
     image_pooling: str | None = None,
     max_text_length: int | None = None,
+    splits: Sequence[str] | None = None,
+    noise: Mapping[str, Any] | None = None,
+    noise_seed: int = 0,
     batch_size: int = 32,
     device: str | torch.device | None = None,
     progress: bool = True,
@@ -74,6 +79,12 @@ def extract(
             pooled by the model if its files have the weights for it, else averaged. In a model of two towers both are
             pooled by it.
         max_text_length (`int`, *optional*): Longest text in tokens; by default what tokenizer and model take.
+        splits (`Sequence[str]`, *optional*): The splits to take; all by default.
+        noise (`Mapping[str, Any]`, *optional*): Noise on raw texts and pictures before they are encoded, `{protocol: qmf,
+            kind: gaussian, epsilon: 5}` and if need be `units` and `modalities`, drawn as in
+            :class:`hf_mmalign.perturbation.protocols.NoiseProtocol`. Models trained on the clean features are measured on
+            such a copy by the argument `noisy_copies` of :func:`hf_mmalign.runs.robustness`.
+        noise_seed (`int`): Seed of that noise.
         batch_size (`int`): Samples at a time. No feature depends on it beyond rounding.
         device (`str` or `torch.device`, *optional*): Where to run; by default an accelerator, if there is one.
         progress (`bool`): Show a progress bar on standard error.
@@ -92,6 +103,8 @@ def extract(
     dataset = load_multimodal_dataset(name_or_format, path, cache_dir=cache_dir, **(options or {}))
     kinds = modalities_of(dataset)
     _check_modalities(kinds, {"text": text, "image": image}, audio, keep)
+    dataset = _chosen(dataset, splits)
+    row_noise = None if noise is None else _row_noise(noise, {"text": text, "image": image}, noise_seed)
     if device is None:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     encoders: dict[str, Encoder] = {}
@@ -109,6 +122,8 @@ def extract(
         "encoders": {name: encoder.identity for name, encoder in encoders.items()},
         "keep": sorted(keep),
     }
+    if noise is not None:
+        settings["noise"] = {"units": "mvsa", "modalities": list(encoders), **noise, "seed": noise_seed}
     settings = json.loads(json.dumps(settings, default=str))
     if _is_finished(output, settings):
         return datasets.load_from_disk(str(output))
@@ -116,7 +131,7 @@ def extract(
     _begin(work, settings)
     left_out = [name for name, kind in kinds.items() if kind in _RAW and name not in (*encoders, *keep)]
     with _no_bars():
-        parts = _Parts(dataset.with_format(None), work, encoders, left_out)
+        parts = _Parts(dataset.with_format(None), work, encoders, left_out, row_noise)
         parts.write_all(batch_size, progress)
         result = parts.assembled()
         whole = Path(tempfile.mkdtemp(prefix=".whole-", dir=work))
@@ -134,11 +149,19 @@ def extract(
 class _Parts:
     """A data set's rows in parts of a size that memory holds, each a folder that is there as a whole or not at all."""
 
-    def __init__(self, dataset: DatasetDict, work: Path, encoders: Mapping[str, Encoder], left_out: list[str]):
-        self.work, self.encoders = work, encoders
+    def __init__(
+        self,
+        dataset: DatasetDict,
+        work: Path,
+        encoders: Mapping[str, Encoder],
+        left_out: list[str],
+        noise: RowNoise | None,
+    ):
+        self.work, self.encoders, self.noise = work, encoders, noise
         self.dataset = dataset
-        self.kept = [name for name in dataset["train"].features if name not in (*encoders, *left_out)]
-        self.order = [name for name in dataset["train"].features if name not in left_out]
+        columns = list(next(iter(dataset.values())).features)
+        self.kept = [name for name in columns if name not in (*encoders, *left_out)]
+        self.order = [name for name in columns if name not in left_out]
         row_bytes = sum(4 * encoder.width * max(encoder.steps, 64) for encoder in encoders.values())
         self.size = max(1, min(_MOST_PART_ROWS, _PART_BYTES // row_bytes))
 
@@ -175,28 +198,45 @@ class _Parts:
         for number, (name, encoder) in enumerate(self.encoders.items()):
             # Rows are counted by the last encoder only.
             last = bar if number == len(self.encoders) - 1 else None
-            cells = _encoded(rows.select_columns([name]), name, encoder, f"{split}.{name}", start, batch_size, last)
+            column, place = rows.select_columns([name]), _Place(split, name, start)
+            cells = _encoded(column, place, encoder, self.noise, batch_size, last)
             features = Features({name: feature_sequence(encoder.width)})
             pieces.append(Dataset.from_dict({name: cells}, features=features))
         return datasets.concatenate_datasets(pieces, axis=1).select_columns(self.order)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Which cells are encoded: those of one modality, in a split from its row `start` on."""
+
+    split: str
+    modality: str
+    start: int
+
+    @property
+    def field(self) -> str:
+        return f"{self.split}.{self.modality}"
+
+
 def _encoded(
-    rows: Dataset, name: str, encoder: Encoder, field: str, start: int, batch_size: int, bar: tqdm | None
+    rows: Dataset, place: _Place, encoder: Encoder, noise: RowNoise | None, batch_size: int, bar: tqdm | None
 ) -> list[np.ndarray]:
+    name = place.modality
     if isinstance(rows.features[name], Image):
         rows = rows.cast_column(name, Image(decode=False))
     result = [np.zeros((0, encoder.width), np.float32)] * len(rows)
     batches = _by_length if encoder.kind == "text" else _in_order
     for indices, cells in batches(rows, name, batch_size):
-        present = [(index, cell) for index, cell in zip(indices, cells, strict=True) if cell is not None]
+        present = [(place.start + index, cell) for index, cell in zip(indices, cells, strict=True) if cell is not None]
         samples = [cell for _, cell in present]
         if encoder.kind == "image":
-            samples = [read_picture(cell, row=start + index, field=field) for index, cell in present]
-        for (index, _), features in zip(present, encoder(samples) if present else [], strict=True):
+            samples = [read_picture(cell, row=row, field=place.field) for row, cell in present]
+        if noise is not None:
+            samples = [noise({name: sample}, row, 0)[name] for (row, _), sample in zip(present, samples, strict=True)]
+        for (row, _), features in zip(present, encoder(samples) if present else [], strict=True):
             if not np.isfinite(features).all():
-                raise DataError(f"{shown(encoder.name)} makes NaN or Inf of it", row=start + index, field=field)
-            result[index] = features
+                raise DataError(f"{shown(encoder.name)} makes NaN or Inf of it", row=row, field=place.field)
+            result[row - place.start] = features
         if bar is not None:
             bar.update(len(indices))
     return result
@@ -232,6 +272,24 @@ def _check_arguments(
             raise DataError(f"{name} is encoded, and its column cannot hold the raw one too", field="keep")
     if batch_size < 1:
         raise DataError(f"at least 1 is expected, not {batch_size}", field="batch_size")
+
+
+def _chosen(dataset: DatasetDict, splits: Sequence[str] | None) -> DatasetDict:
+    for split in splits or ():
+        if split not in dataset:
+            raise DataError(f"{split!r} is none of {', '.join(dataset)}", field="splits")
+    return dataset if splits is None else DatasetDict({split: dataset[split] for split in splits})
+
+
+def _row_noise(noise: Mapping[str, Any], encoders: Mapping[str, str | None], seed: int) -> RowNoise:
+    try:
+        if isinstance(noise, Mapping) and "protocol" not in noise:
+            raise ValueError(
+                f"noise is of a protocol, such as {{protocol: qmf, kind: gaussian, epsilon: 5}}, not {noise}."
+            )
+        return RowNoise.of(noise, {name: name for name, model in encoders.items() if model is not None}, seed, "noise")
+    except ValueError as error:
+        raise DataError(str(error), field="noise") from error
 
 
 def _check_modalities(

@@ -39,6 +39,7 @@ from .build import (
 )
 from .evaluation import RECIPE, RESULTS, robustness_of, score_split, started_in, write_card
 from .modality_encoders import encoder_sources
+from .noisy_copies import read_noisy_copies
 from .recipe import Recipe, given_recipe
 from .resume import checkpoint_to_resume, refuse_to_overwrite
 from .tasks import task_of
@@ -108,6 +109,9 @@ def train_recipe(recipe: Recipe, with_robustness: bool = True) -> TrainedRun:
     config = build_config(arguments, dataset, processor)
     limit_text(processor, config, arguments.data.truncation)
     check_data(dataset, config, processor)
+    tested = "test" if _has_labels(dataset["test"], config) else "validation"
+    if copies := arguments.evaluation.noisy_copies:  # whatever is wrong with them, before the training
+        read_noisy_copies(copies, tested, dataset[tested], config.modalities)
     if training.process_index == 0:
         warn_of_texts(dataset["train"], processor, arguments)
     primary = primary_metric_of(config, arguments)
@@ -134,7 +138,7 @@ def train_recipe(recipe: Recipe, with_robustness: bool = True) -> TrainedRun:
         },
         "validation": score_split(trainer, dataset["validation"], "validation"),
         # The test labels of some data sets (Hateful Memes) are not public.
-        "test": score_split(trainer, dataset["test"], "test") if _has_labels(dataset["test"], config) else {},
+        "test": score_split(trainer, dataset["test"], "test") if tested == "test" else {},
     }
     if config.generates:
         results["signatures"] = compute_metrics.signatures
@@ -182,9 +186,8 @@ def _save(
         save_figure(plot_training_curves(trainer.state.log_history), folder / "training.png")
     report = None
     if arguments.evaluation.robustness:
-        size = trainer.args.eval_batch_size
-        data = dataset["test"] if results["test"] else dataset["validation"]
-        report = robustness_of(model, data, trainer.data_collator, arguments, size, trainer.compute_metrics)
+        size, split = trainer.args.eval_batch_size, "test" if results["test"] else "validation"
+        report = robustness_of(model, dataset, split, trainer.data_collator, arguments, size, trainer.compute_metrics)
         report.model_name = recipe.name
         report.save(folder)
     write_card(folder, model, values, results, report)

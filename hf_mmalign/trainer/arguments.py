@@ -9,7 +9,7 @@ from transformers.training_args import OptimizerNames
 
 from ..losses.contribution import ContributionVariant
 from ..models.configuration_base import check_finite
-from ..perturbation.noisy_data import check_train_noise
+from ..perturbation.noisy_data import check_noise
 from .stages import read_stages
 
 GradientModulation = Literal["none", "cal", "ogm", "weak"]
@@ -185,7 +185,7 @@ class MultimodalTrainingArguments(TrainingArguments):
         if not 0 <= self.modality_dropout < 1:
             raise ValueError(f"modality_dropout is {self.modality_dropout}; it is a probability in [0, 1).")
         if self.train_noise is not None:
-            check_train_noise(self.train_noise)
+            check_noise(self.train_noise)
         for name in ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1.")

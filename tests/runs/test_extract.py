@@ -23,9 +23,12 @@ from transformers import (
     ViTModel,
 )
 
+from hf_mmalign import runs
 from hf_mmalign.cli.main import main
 from hf_mmalign.data.loading import load_multimodal_dataset, modalities_of
 from hf_mmalign.data.processor import train_tokenizer
+from hf_mmalign.evaluation.scores import Condition
+from hf_mmalign.perturbation.protocols import NoiseProtocol
 from hf_mmalign.runs import extraction as extract_module
 from hf_mmalign.runs.encoders import TextEncoder, hub_name
 from hf_mmalign.runs.extraction import extract
@@ -393,3 +396,100 @@ def test_a_real_encoder_of_sentences(tmp_path):
         row[0] / np.linalg.norm(row[0]) for row in encoder(["A cat sleeps.", "A kitten naps.", "Tax law."])
     )
     assert one @ other > one @ strange + 0.3
+
+
+NOISE = {"protocol": "clean", "kind": "gaussian", "epsilon": 10}
+BOTH = ("--text", "bert", "--image", "vit", "--image-pooling", "none")
+
+
+def both(home: Path) -> list[str]:
+    return [str(home / word) if word in ("bert", "vit") else word for word in BOTH]
+
+
+def test_noise_on_raw_inputs_is_what_the_encoders_see(home, tmp_path):
+    clean = run(home, tmp_path / "clean", *both(home))
+    noisy = run(home, tmp_path / "noisy", *both(home), "--splits", "test", "--noise", json.dumps(NOISE))
+    raw = load_multimodal_dataset("table", home / "rows.jsonl", **OPTIONS)["test"].with_format(None)
+    assert list(noisy) == list(raw["id"])
+    protocol, changed = NoiseProtocol("clean"), 0
+    for index, row in enumerate(raw):
+        disturbed = protocol.disturb(row, {"text": "text", "image": "image"}, "gaussian", 10.0, index)
+        changed += disturbed is not None
+        for name in ("text", "image"):
+            same = disturbed is None or disturbed[name] is row[name]
+            if row[name] is None or same:
+                np.testing.assert_allclose(noisy[row["id"]][name], clean[row["id"]][name], atol=1e-5)
+            else:
+                assert np.abs(noisy[row["id"]][name] - clean[row["id"]][name]).max() > 1e-3
+        if disturbed is not None and row["text"] is not None:
+            expected = states_of(home, disturbed["text"]).mean(axis=0, keepdims=True)
+            np.testing.assert_allclose(noisy[row["id"]]["text"], expected, atol=1e-5)
+    assert 0 < changed < len(raw)
+    assert "gaussian" in (tmp_path / "noisy/README.md").read_text(encoding="utf-8")
+
+
+def test_a_model_of_features_is_measured_under_noise_on_raw_inputs(home, tmp_path, capsys):
+    """And scores on the copy what it scores when evaluated on it."""
+    run(home, tmp_path / "clean", *both(home))
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(path=tmp_path / "clean", output=tmp_path / "run"))
+    assert main(["train", str(tmp_path / "recipe.yaml")]) == 0
+    copies = []
+    for seed in (0, 1):
+        for name, noise in (("both", NOISE), ("pictures", NOISE | {"modalities": ["image"]})):
+            copies.append(str(tmp_path / f"{name}-{seed}"))
+            run(home, Path(copies[-1]), *both(home), "--noise", json.dumps(noise), "--noise-seed", str(seed))
+    capsys.readouterr()
+    copies.reverse()  # the order they are named in says nothing
+    keys = ["--noisy_copies", *copies, "--missing_ratios", "1.0", "--noise_amplitude", "null"]
+    assert main(["robustness", str(tmp_path / "run"), *keys]) == 2
+    assert (
+        "noise on ['text', 'image'] is on neither one nor all of ['text', 'image', 'voice']" in capsys.readouterr().err
+    )
+    pictures = [copy for copy in copies if "pictures" in copy]
+    report = runs.robustness(tmp_path / "run", noisy_copies=pictures, noise_amplitude=None)
+    scores = report.scores[Condition("gaussian", "image", 10.0)]["accuracy"]
+    alone = [runs.evaluate(tmp_path / "run", dataset_path=str(tmp_path / f"pictures-{seed}")) for seed in (0, 1)]
+    assert scores.values == pytest.approx([one["accuracy"] for one in alone])
+    assert report.from_json(tmp_path / "run/robustness.json") == report
+    assert "before features of them were extracted" in report.to_markdown()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--noise", "gaussian"], "noise is, for example, {protocol: qmf"),
+        (["--noise", "{snr: 5}"], "noise is of a protocol"),
+        (["--noise", "{protocol: qmf, kind: loud, epsilon: 5}"], "noise: kind is one of"),
+        (
+            ["--noise", "{protocol: qmf, kind: gaussian, epsilon: 5, modalities: [voice]}"],
+            "modalities has ['voice']",
+        ),
+        (["--noise", "{protocol: "], "--noise: the value is not YAML"),
+        (["--splits", "dev"], "'dev' is none of train, validation, test"),
+    ],
+)
+def test_noise_and_splits_that_cannot_be(home, tmp_path, capsys, arguments, message):
+    options = [word for key, value in OPTIONS.items() for word in ("--option", f"{key}={json.dumps(value)}")]
+    command = ["data", "extract", str(home / "rows.jsonl"), "--output", str(tmp_path / "out"), *options, *both(home)]
+    assert main([*command, *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_copies_that_are_none_are_refused_before_training(home, tmp_path, capsys):
+    run(home, tmp_path / "clean", *both(home))
+    noise = json.dumps(NOISE | {"modalities": ["image"]})
+    run(home, tmp_path / "validation", *both(home), "--splits", "validation", "--noise", noise)
+    run(home, tmp_path / "test", *both(home), "--splits", "test", "--noise", noise)
+    run(home, tmp_path / "pooled", "--image", str(home / "timm"), "--splits", "test", "--noise", noise)
+    recipe = RECIPE.format(path=tmp_path / "clean", output=tmp_path / "run")
+    (tmp_path / "recipe.yaml").write_text(recipe.replace("robustness: false\n", ""))
+    for copies, message in (
+        (["clean"], "no noisy copy: `hf-mmalign data extract --noise` makes them"),
+        (["validation"], "it has the splits validation, not 'test'"),
+        (["test", "test"], "a second copy with image gaussian ε=10 and seed 0"),
+        (["pooled"], "features of width 6, which the data set has not"),
+    ):
+        given = [str(tmp_path / name) for name in copies]
+        assert main(["train", str(tmp_path / "recipe.yaml"), "--noisy_copies", *given]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
