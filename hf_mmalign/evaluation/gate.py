@@ -10,6 +10,7 @@ from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ..data.rows import rows_by_batch
 from ..models.modeling_base import MultimodalModelMixin
 from ..perturbation.corruption import Corruption
 from .differences import Difference
@@ -142,7 +143,7 @@ def measure_gate(
         none = np.zeros(len(rows))
         return np.stack([weights[m].double().cpu().numpy() if m in weights else none for m in modalities], axis=1)
 
-    loader, start = DataLoader(dataset, batch_size=batch_size, collate_fn=list), 0
+    loader, start = DataLoader(rows_by_batch(dataset), batch_size=batch_size, collate_fn=list), 0
     with tqdm(total=(1 + len(corruptions)) * len(dataset), desc=name, unit=" samples", disable=not progress) as bar:
         for rows in loader:
             clean[start : start + len(rows)] = weigh(rows)

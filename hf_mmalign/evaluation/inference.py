@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader
 
+from ..data.rows import rows_by_batch
 from ..models.modeling_base import ModalityEmbedding, MultimodalModelMixin
 from ..perturbation.modalities import MissingModality
 
@@ -62,7 +63,7 @@ def predict(
 
     handle = model.register_modality_hook(observe)
     try:
-        for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=data_collator):
+        for batch in DataLoader(rows_by_batch(dataset), batch_size=batch_size, collate_fn=data_collator):
             if "labels" in batch:
                 labels.append(batch.pop("labels").numpy())
             output = model(**send_to_device(batch, model.device), output_modality_features=True)
@@ -112,7 +113,7 @@ def decision_features(
         model.classifier.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].flatten(1))),
     ]
     try:
-        for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=data_collator):
+        for batch in DataLoader(rows_by_batch(dataset), batch_size=batch_size, collate_fn=data_collator):
             inputs = send_to_device({key: value for key, value in batch.items() if key != "labels"}, model.device)
             seen.clear()
             model(**inputs)

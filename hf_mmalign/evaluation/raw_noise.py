@@ -9,6 +9,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ..data.rows import rows_by_batch
 from ..perturbation.protocols import (
     ALL_MODALITIES,
     WHITE_NOISE,
@@ -118,7 +119,7 @@ def predict_under_raw_noise(
     """
     tests = [(condition, place, seed) for condition in plan.conditions for place, seed in enumerate(plan.seeds)]
     logits = {condition: [clean.copy() for _ in plan.seeds] for condition in plan.conditions}
-    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=list, num_workers=num_workers)
+    loader = DataLoader(rows_by_batch(dataset), batch_size=batch_size, collate_fn=list, num_workers=num_workers)
     start = 0
     with tqdm(total=len(tests) * len(loader), desc="raw noise", unit="pass", disable=not progress) as bar:
         for rows in loader:

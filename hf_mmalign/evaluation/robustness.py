@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import EvalPrediction
 
+from ..data.rows import rows_by_batch
 from ..losses.task import infer_problem_type
 from ..models.modeling_base import ModalityHook
 from ..perturbation.modalities import (
@@ -130,7 +131,9 @@ def measure_robustness(
     table_ratio, curve_ratios = _ratios(missing_ratio, missing_ratios)
     if not plan.seeds or min(plan.seeds) < 0 or len(set(plan.seeds)) < len(plan.seeds):
         raise ValueError(f"seeds are one or more different integers of at least 0, not {seeds}.")
-    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=data_collator, num_workers=num_workers)
+    loader = DataLoader(
+        rows_by_batch(dataset), batch_size=batch_size, collate_fn=data_collator, num_workers=num_workers
+    )
     with _evaluation_mode(model, device), torch.no_grad():
         predictions = _predict(model, loader, plan, progress)
         if raw is not None:
@@ -232,7 +235,7 @@ def _predict(model: torch.nn.Module, loader: DataLoader, plan: _Plan, progress: 
 def _predict_copy(
     model: torch.nn.Module, copy: Any, collate: Callable[[list], dict[str, Any]], batch_size: int, num_workers: int
 ) -> np.ndarray:
-    loader = DataLoader(copy, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
+    loader = DataLoader(rows_by_batch(copy), batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
     return np.concatenate([_logits_of(model, dict(batch)) for batch in loader])
 
 

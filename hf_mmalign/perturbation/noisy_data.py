@@ -1,7 +1,7 @@
 """Noise on the raw inputs of a training set, drawn anew in every epoch."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args
@@ -113,6 +113,12 @@ class NoisyDataset(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         return self.noise(self.dataset[index], int(index), int(self._epoch))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        if not hasattr(self.dataset, "__getitems__"):
+            return [self[index] for index in indices]
+        epoch, rows = int(self._epoch), self.dataset.__getitems__(indices)
+        return [self.noise(row, int(index), epoch) for index, row in zip(indices, rows, strict=True)]
 
 
 def check_noise(settings: Any, argument: str = "train_noise") -> None:

@@ -10,6 +10,7 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import nested_gather
 
 from ..data.collator import MultimodalCollator
+from ..data.rows import rows_by_batch
 from ..models.modeling_base import MultimodalModelMixin, combine_losses
 from ..perturbation.modalities import perturbed
 from ..perturbation.modality_dropout import ModalityDropout
@@ -225,7 +226,7 @@ class MultimodalTrainer(ModelCardMixin, Trainer):
             return self._stream_loader(clean, noise)
         if noise is None or clean is None:
             return super().get_train_dataloader()
-        noisy = NoisyDataset(clean, noise)
+        noisy = NoisyDataset(rows_by_batch(clean), noise)
         self.remove_callback(NoiseDraw)  # of an earlier call
         self.add_callback(NoiseDraw(noisy))
         self.train_dataset = noisy
@@ -233,6 +234,9 @@ class MultimodalTrainer(ModelCardMixin, Trainer):
             return super().get_train_dataloader()
         finally:
             self.train_dataset = clean
+
+    def _get_dataloader(self, dataset, *positional, **keywords) -> DataLoader:
+        return super()._get_dataloader(rows_by_batch(dataset), *positional, **keywords)
 
     def _save_checkpoint(self, *positional, **keywords):
         if self.modulation is not None:

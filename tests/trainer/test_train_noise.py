@@ -180,7 +180,7 @@ def test_bad_arguments_are_refused_before_anything_is_built(tmp_path, noise, mes
 
 
 def test_a_modality_or_a_data_set_that_it_cannot_be_put_on(tmp_path):
-    with pytest.raises(ValueError, match=r"modalities has \['text'\], but the model's are \['audio', 'vision'\]"):
+    with pytest.raises(ValueError, match=r"modalities has \['text'\], but there are \['audio', 'vision'\]"):
         build(tmp_path, train_noise=NOISE | {"modalities": ["text"]}).train()
     with pytest.raises(ValueError, match=r"train_noise needs a data set with rows by index, or a .*, not a Stream"):
         build(tmp_path, Stream(), train_noise=NOISE).train()

@@ -1,0 +1,85 @@
+"""Rows read a batch at a time are the rows that `datasets` gives."""
+
+import datasets
+import numpy as np
+import pytest
+from datasets import Array2D, Dataset, Features, Image, Value
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from hf_mmalign.data.rows import BatchedRows, rows_by_batch
+from hf_mmalign.data.schema import feature_sequence
+
+COLUMNS = {"id": Value("string"), "audio": feature_sequence(2), "face": feature_sequence(3), "label": Value("int64")}
+LENGTHS = [3, 0, 1, 5, 0, 2, 4]
+
+
+def data(lengths=LENGTHS, columns=COLUMNS) -> Dataset:
+    rng = np.random.default_rng(0)
+    rows = {
+        "id": [f"r{index}" for index in range(len(lengths))],
+        "audio": [rng.normal(size=(length, 2)).astype(np.float32) for length in lengths],
+        "face": [rng.normal(size=(length + 1, 3)).astype(np.float32) for length in lengths[::-1]],
+        "label": list(range(len(lengths))),
+    }
+    return Dataset.from_dict({name: rows[name] for name in columns}, features=Features(columns)).with_format("numpy")
+
+
+def assert_same(rows, expected):
+    assert len(rows) == len(expected)
+    for one, other in zip(rows, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+            assert np.asarray(one[name]).dtype == np.asarray(other[name]).dtype
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, len(LENGTHS) - 1), min_size=1, max_size=12), st.permutations(range(len(LENGTHS))))
+def test_any_rows_of_any_selection(indices, order):
+    for dataset in (data(), data().select(order), datasets.concatenate_datasets([data(), data()]).select(order)):
+        assert_same(rows_by_batch(dataset).__getitems__(indices), [dataset[index] for index in indices])
+
+
+@pytest.mark.parametrize("columns", [["audio"], ["audio", "face"], ["id", "face", "label"]])
+def test_whatever_columns_there_are(columns, tmp_path):
+    data(columns={name: COLUMNS[name] for name in columns}).save_to_disk(tmp_path)
+    dataset = datasets.load_from_disk(tmp_path)
+    rows = rows_by_batch(dataset)
+    assert isinstance(rows, BatchedRows)
+    assert len(rows) == len(dataset)
+    loaded = [row for batch in DataLoader(rows, batch_size=3, collate_fn=list, num_workers=1) for row in batch]
+    assert_same(loaded, list(dataset))
+    assert_same([rows[2]], [dataset[2]])
+
+
+def test_a_row_may_be_written_into():
+    dataset = data()
+    rows = rows_by_batch(dataset)
+    one, other = rows.__getitems__([0, 0])
+    one["audio"][:] = 7
+    assert_same([other, rows[0]], [dataset[0], dataset[0]])
+
+
+def test_what_has_no_sequences_of_free_length_stays_as_it_is():
+    plain, fixed = (
+        data(columns={"id": COLUMNS["id"]}),
+        Dataset.from_dict(
+            {"audio": [np.zeros((2, 2), np.float32)]}, features=Features({"audio": Array2D((2, 2), "float32")})
+        ).with_format("numpy"),
+    )
+    for dataset in (plain, fixed, data().with_format(None), data().with_format("numpy", columns=["audio"]), [{"a": 1}]):
+        assert rows_by_batch(dataset) is dataset
+
+
+def test_pictures_beside_sequences(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    columns = Features({"image": Image(), "audio": feature_sequence(2)})
+    rows = {"image": [picture, None], "audio": [np.ones((1, 2), np.float32), np.zeros((0, 2), np.float32)]}
+    dataset = Dataset.from_dict(rows, features=columns).with_format("numpy")
+    found, expected = rows_by_batch(dataset).__getitems__([0, 1]), [dataset[0], dataset[1]]
+    np.testing.assert_array_equal(found[0]["image"], expected[0]["image"])
+    assert found[1]["image"] is None
+    assert expected[1]["image"] is None
+    assert found[1]["audio"].shape == (0, 2)
