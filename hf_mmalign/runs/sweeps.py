@@ -2,12 +2,10 @@
 
 import itertools
 import json
-import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Mapping
+from concurrent.futures import as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -20,6 +18,7 @@ from ..trainer.checkpoints import checkpoints_in
 from .build import read_arguments, training_arguments
 from .evaluation import RESULTS, robustness
 from .given import plain_values, where_keys_come_from
+from .processes import process_per_task
 from .recipe import Recipe, RecipeError, given_recipe, load_recipe
 from .sweep_folders import cell_folders, cell_text, check_variant_names, refuse_other_run
 from .sweep_report import write_report
@@ -344,9 +343,7 @@ def _run_all(sweep: Sweep, runs: list[Run]) -> None:
             print(f"\n== Run {number} of {len(pending)}: {run} -> {run.folder}", flush=True)
             run.execute()
         return
-    # A process per run: nothing of one run, its random state or its caches, can reach the next.
-    context = multiprocessing.get_context("spawn")
-    with _threads_for(sweep.jobs), ProcessPoolExecutor(sweep.jobs, mp_context=context, max_tasks_per_child=1) as pool:
+    with process_per_task(sweep.jobs) as pool:
         futures = {pool.submit(run.execute_logged): run for run in pending}
         for number, future in enumerate(as_completed(futures), 1):
             run = futures[future]
@@ -357,19 +354,6 @@ def _run_all(sweep: Sweep, runs: list[Run]) -> None:
                 print(f"hf-mmalign: {run} failed, see {run.folder / 'log.txt'}", file=sys.stderr)
                 raise
             print(f"== {number} of {len(pending)} done: {run} -> {run.folder}", flush=True)
-
-
-@contextmanager
-def _threads_for(jobs: int) -> Iterator[None]:
-    """Give each of the processes that are started within its share of the processors; they read it as they import torch."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
-    try:
-        yield
-    finally:
-        os.environ.pop("OMP_NUM_THREADS")
-        if before is not None:
-            os.environ["OMP_NUM_THREADS"] = before
 
 
 def _selection_runs(sweep: Sweep, variant: Variant, fold: int | None) -> list[Run]:
