@@ -71,8 +71,8 @@ class FeatureStatistics:
         """(B, T, D) features and (B, T) mask → normalised features; steps that the mask leaves out are exactly 0."""
         if values.shape[-1] != len(self.mean):
             raise DataError(f"fitted to features of width {len(self.mean)}, but got {values.shape[-1]}")
-        normalised = (values - self.mean.to(values.device)) / self.std.to(values.device)
-        return normalised.masked_fill(mask.unsqueeze(-1) == 0, 0.0)
+        normalised = (values - self.mean.to(values.device)).div_(self.std.to(values.device))
+        return normalised.masked_fill_(mask.unsqueeze(-1) == 0, 0.0)
 
 
 def save_feature_statistics(statistics: Mapping[str, FeatureStatistics], path: Path) -> None:

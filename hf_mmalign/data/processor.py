@@ -326,11 +326,13 @@ class MultimodalProcessor(PushToHubMixin):
         return {"features": values, "feature_mask": masks}
 
     def _normalise(self, values: Tensor, mask: Tensor, name: str) -> Tensor:
-        bad = ~values.isfinite() & (mask.unsqueeze(-1) != 0)
-        if bad.any():
-            sample, step, dimension = bad.nonzero()[0].tolist()
-            message = f"{int(bad.sum())} NaN or Inf values, the first at step {step}, dimension {dimension}"
-            raise DataError(f"{message}; they must be replaced before, for example by 0", row=sample, field=name)
+        # A sum that is finite has finite terms only, and one pass over them instead of four tells.
+        if not values.sum().isfinite():
+            bad = ~values.isfinite() & (mask.unsqueeze(-1) != 0)
+            if bad.any():
+                sample, step, dimension = bad.nonzero()[0].tolist()
+                message = f"{int(bad.sum())} NaN or Inf values, the first at step {step}, dimension {dimension}"
+                raise DataError(f"{message}; they must be replaced before, for example by 0", row=sample, field=name)
         if name not in self.feature_statistics:
             return values
         try:
