@@ -357,6 +357,14 @@ class MultimodalModelMixin:
             embeddings = hook(embeddings)
         return embeddings
 
+    def comparable_tokens(self, embeddings: dict[str, ModalityEmbedding]) -> dict[str, ModalityEmbedding]:
+        """The modalities' tokens where this model has them all side by side; by default as they are embedded.
+
+        Args:
+            embeddings (`dict[str, ModalityEmbedding]`): What :meth:`embed_modalities` returned.
+        """
+        return embeddings
+
     def problem_type_of(self, labels: torch.Tensor) -> str:
         """`config.problem_type`; where that is None, what the labels make it, written into the config.
 

@@ -121,6 +121,13 @@ class MultimodalTrainingArguments(TrainingArguments):
             "num_train_epochs is then their sum; with max_steps, theirs are shares. Each begins with a new optimizer."
         },
     )
+    log_token_geometry: int | None = field(
+        default=None,
+        metadata={
+            "help": "Every so many steps, log the mean cosines between the modalities' tokens, within each and between "
+            "two: whether they have collapsed or are aligned. A forward pass of the encoder in such a step."
+        },
+    )
     log_gradient_shares: int | None = field(
         default=None,
         metadata={
@@ -191,8 +198,9 @@ class MultimodalTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1.")
         if self.num_train_epochs < 0:
             raise ValueError(f"num_train_epochs is {self.num_train_epochs}; it is at least 0.")
-        if self.log_gradient_shares is not None and self.log_gradient_shares < 1:
-            raise ValueError(f"log_gradient_shares is {self.log_gradient_shares}; it is at least 1.")
+        for name in ("log_gradient_shares", "log_token_geometry"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1.")
         if self.critic_learning_rate <= 0:
             raise ValueError(f"critic_learning_rate is {self.critic_learning_rate}; it is above 0.")
         if self.critic_steps < 1:

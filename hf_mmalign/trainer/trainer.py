@@ -35,6 +35,7 @@ from .modulation import Modulation
 from .random_state import unchanged_random_state
 from .stages import StagedTraining
 from .streams import EndlessStream, stream_loader
+from .token_geometry import TokenGeometry
 from .unimodal_scores import UnimodalScores
 
 
@@ -59,7 +60,8 @@ class MultimodalTrainer(ModelCardMixin, Trainer):
     - A model with critics (GAN-Fusion, DEF + AAF) is trained against them (see [`~trainer.adversary.Adversary`]), which
       are logged as `critic_loss_<term>` and saved in checkpoints only.
     - `log_gradient_shares` logs what share of the gradient each component has (see
-      [`~trainer.gradient_shares.GradientShares`]).
+      [`~trainer.gradient_shares.GradientShares`]), `log_token_geometry` how the modalities' tokens lie to each other (see
+      [`~trainer.token_geometry.TokenGeometry`]).
     - `training_stages` trains in stages, each with losses and a schedule of its own (see
       [`~trainer.stages.StagedTraining`]).
     - `modality_dropout` takes modalities from training samples (see [`~perturbation.modality_dropout.ModalityDropout`]).
@@ -96,11 +98,13 @@ class MultimodalTrainer(ModelCardMixin, Trainer):
             self.add_callback(self.modulation)
         self.adversary: Adversary | None = None
         self.gradient_shares: GradientShares | None = None
-        if getattr(args, "log_gradient_shares", None) is not None and isinstance(
-            self.multimodal_model, MultimodalModelMixin
-        ):
-            self.gradient_shares = GradientShares(args, lambda: self.multimodal_model, self.accelerator)
-            self.add_callback(self.gradient_shares)
+        self.token_geometry: TokenGeometry | None = None
+        if isinstance(self.multimodal_model, MultimodalModelMixin):
+            if getattr(args, "log_gradient_shares", None) is not None:
+                self.gradient_shares = GradientShares(args, lambda: self.multimodal_model, self.accelerator)
+                self.add_callback(self.gradient_shares)
+            if getattr(args, "log_token_geometry", None) is not None:
+                self.token_geometry = TokenGeometry(args, lambda: self.multimodal_model)
         self.stages: StagedTraining | None = None
         if getattr(args, "training_stages", None) is not None:
             self.stages = StagedTraining(args)
@@ -335,6 +339,8 @@ class MultimodalTrainer(ModelCardMixin, Trainer):
             if self.gradient_shares is not None and model.training:
                 losses = outputs["losses"]
                 self.gradient_shares.measure(losses, self._loss_weights(losses, training=True), self.state.global_step)
+            if self.token_geometry is not None and model.training:
+                self.token_geometry.measure(inputs, self.state.global_step)
             if self._unimodal is not None and not model.training:
                 self._unimodal.add(outputs)
             if self._spread is not None and not model.training:
@@ -385,6 +391,7 @@ class MultimodalTrainer(ModelCardMixin, Trainer):
             logs |= self._means(self._train_sums, self._train_counts, "")
             logs |= self.modulation.logs() if self.modulation is not None else {}
             logs |= self.gradient_shares.logs() if self.gradient_shares is not None else {}
+            logs |= self.token_geometry.logs() if self.token_geometry is not None else {}
             logs |= self.adversary.logs() if self.adversary is not None else {}
         if "learning_rate" in logs:
             logs |= self._used_rates

@@ -208,6 +208,12 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
     def logits_of_embeddings(self, embeddings, inputs):
         return self.classifier(dropout(self._fuse(embeddings)[1], self.config.classifier_dropout, self.training))
 
+    def comparable_tokens(self, embeddings):
+        """Their common features."""
+        masks = {name: embedding.mask & embedding.present.unsqueeze(1) for name, embedding in embeddings.items()}
+        common = self._decouple(embeddings, masks).common
+        return {name: ModalityEmbedding(common[name], mask, mask) for name, mask in masks.items()}
+
     def _fuse(
         self, embeddings: dict[str, ModalityEmbedding], states: list[list[Tensor]] | None = None
     ) -> tuple[DecoupledModalities, Tensor]:

@@ -187,6 +187,9 @@ class OneTowerModelMixin(MultimodalModelMixin):
             offset += length
         return output, encoded
 
+    def comparable_tokens(self, embeddings):
+        return self.encode(embeddings)[1]
+
     @property
     def _text_embedding(self) -> nn.Module:
         """The backbone's BERT-style text embedding module."""
