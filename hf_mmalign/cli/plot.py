@@ -16,6 +16,7 @@ def add_parser(subparsers) -> None:
         _add_modality_gap,
         _add_features,
         _add_contributions,
+        _add_training,
         _add_alignment,
         _add_word_drop,
         _add_missing,
@@ -72,6 +73,21 @@ def _add_contributions(commands) -> None:
         commands, "contributions", _contributions, "what each modality contributed over the epochs, beside the scores"
     )
     command.add_argument("run_folders", metavar="RUN", nargs="+", help="output_dir of a run; several are its seeds")
+
+
+def _add_training(commands) -> None:
+    command = _add(
+        commands,
+        "training",
+        _training,
+        "what instruments logged: each loss term's share of the gradient, WMA's distance, cosines between tokens",
+    )
+    command.add_argument(
+        "run_folders",
+        metavar="RUN",
+        nargs="+",
+        help="output_dir of a run with log_gradient_shares or log_token_geometry, or of WMA; several are its seeds",
+    )
 
 
 def _add_alignment(commands) -> None:
@@ -201,6 +217,13 @@ def _contributions(args: argparse.Namespace) -> int:
     from .. import runs
 
     print(runs.draw_contributions(args.run_folders, output=args.output))
+    return 0
+
+
+def _training(args: argparse.Namespace) -> int:
+    from .. import runs
+
+    print(runs.draw_training(args.run_folders, output=args.output))
     return 0
 
 

@@ -23,6 +23,7 @@ _PUBLIC = {
     "draw_heat_map": "pictures",
     "draw_missing": "pictures",
     "draw_modality_gap": "pictures",
+    "draw_training": "pictures",
     "draw_word_drop": "word_drop",
     "efficiency": "efficiency_table",
     "evaluate": "evaluation",

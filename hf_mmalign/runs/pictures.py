@@ -17,6 +17,7 @@ from ..reporting.alignment import plot_alignment
 from ..reporting.confusion import plot_confusion_matrix
 from ..reporting.contributions import plot_contributions
 from ..reporting.feature_scatter import plot_feature_scatter
+from ..reporting.instruments import plot_instruments
 from ..reporting.modality_gap import plot_modality_gap
 from ..reporting.plots import plot_missing_curves, save_figure
 from ..reporting.robustness import RobustnessReport
@@ -217,6 +218,26 @@ def draw_alignment(folders: str | Path | Sequence[str | Path], /, *, output: str
     except ValueError as error:
         raise RecipeError(f"{', '.join(map(str, folders))}: {error}") from error
     return save_figure(figure, output or folders[0] / "alignment.png")
+
+
+def draw_training(folders: str | Path | Sequence[str | Path], /, *, output: str | Path | None = None) -> Path:
+    """What the instruments of a training logged: which loss terms act, what WMA holds, how the tokens lie to each other.
+
+    Args:
+        folders (`str`, `Path` or a sequence of them): A run with `log_gradient_shares` or `log_token_geometry`, or of WMA;
+            several are training seeds, whose mean and standard deviation are drawn.
+        output (`str` or `Path`, *optional*): Where the picture goes, into the first folder by default.
+
+    Returns:
+        The picture's path.
+    """
+    folders = listed(folders)
+    logs, modalities = _logs(folders)
+    try:
+        figure = plot_instruments(logs, modalities)
+    except ValueError as error:
+        raise RecipeError(f"{', '.join(map(str, folders))}: {error}") from error
+    return save_figure(figure, output or folders[0] / "instruments.png")
 
 
 def _logs(folders: Sequence[Path]) -> tuple[list[list[dict[str, float]]], list[str]]:
