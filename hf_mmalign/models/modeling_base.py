@@ -385,8 +385,13 @@ class MultimodalModelMixin:
         """Whether something must be measured on the first training batch before any update (see :meth:`calibrate`)."""
         return False
 
+    @property
+    def calibration_batches(self) -> int:
+        """Over how many global batches a Trainer measures it."""
+        return 1
+
     def calibrate(self, batches: Iterable[dict]) -> None:
-        """Measure, without gradient and in eval mode, what the losses refer to; `batches` make up one global batch.
+        """Measure, without gradient and in eval mode, what the losses refer to; `batches` make up one global batch or more.
 
         Collective: with torch.distributed initialised, every process must call it.
         """

@@ -1,5 +1,6 @@
 """The Trainer of every multimodal model of the package."""
 
+import itertools
 import time
 
 import torch
@@ -17,6 +18,7 @@ from ..perturbation.modality_dropout import ModalityDropout
 from ..perturbation.noisy_data import NoisyDataset, RowNoise
 from .adversary import Adversary
 from .arguments import MultimodalTrainingArguments
+from .calibration import further_batches
 from .callbacks import LateEvaluation, NoiseDraw, ResumableEarlyStopping, TrainingClock
 from .cards import ModelCardMixin
 from .checkpoints import (
@@ -113,6 +115,7 @@ class MultimodalTrainer(ModelCardMixin, Trainer):
         if getattr(args, "early_stopping_patience", None) is not None:
             self.add_callback(ResumableEarlyStopping(early_stopping_patience=args.early_stopping_patience))
         self.add_callback(LateEvaluation(self._evaluate_late))
+        self._further_batches = 1  # are drawn once for calibration
         self._train_sums: dict[str, torch.Tensor] = {}
         self._train_counts: dict[str, int] = {}
         self._eval_sums: dict[str, torch.Tensor] = {}
@@ -298,7 +301,10 @@ class MultimodalTrainer(ModelCardMixin, Trainer):
         if isinstance(model, MultimodalModelMixin) and batch_samples and "labels" in batch_samples[0]:
             model.problem_type_of(batch_samples[0]["labels"])
         if isinstance(model, MultimodalModelMixin) and model.needs_calibration:
-            model.calibrate(self._prepare_inputs(batch) for batch in batch_samples)
+            # What is absent from all of them is measured in the batch in which it comes.
+            more, self._further_batches = self._further_batches * (model.calibration_batches - 1), 0
+            further = further_batches(self.train_dataset, self.data_collator, self.args, more) if more else ()
+            model.calibrate(self._prepare_inputs(batch) for batch in itertools.chain(batch_samples, further))
         # The rates of the step to come: when that is logged, the scheduler has moved on.
         self._used_rates = dict(rates_of(self.optimizer, self._parameter_with_rate))
         return batch_samples, num_items_in_batch

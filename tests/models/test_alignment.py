@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_mmalign import BertWmaConfig, BertWmaForSequenceClassification
-from hf_mmalign.losses.wma import transport_distance
+from hf_mmalign.losses.wma import alignment_penalty, transport_distance
 from hf_mmalign.models.modeling_base import combine_losses
 from tests.tiny import BACKBONE, TOKENS, feature_batch, rows_of, text_batch
 
@@ -119,6 +119,33 @@ def test_minimising_the_distance_is_alpha_1_beta_0():
     batch = make_batch()
     expected = sum(distance.square().mean() for distance, _ in distances(model, batch).values())
     torch.testing.assert_close(model(**batch, labels=LABELS).losses["wma"], expected)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.5])
+def test_a_relative_penalty_is_in_units_of_the_reference(beta):
+    """Which it needs even where the distance is minimised."""
+    model = build(wma_beta=beta, wma_scale="relative")
+    assert model.needs_calibration
+    model.calibrate([make_batch()])
+    batch = make_batch(vision=(2, 0, 5, 1))
+    expected = sum(
+        (((distance - beta * reference) / reference).square() * valid).sum() / 4
+        for reference, (distance, valid) in zip(model.wma.reference, distances(model, batch).values(), strict=True)
+    )
+    torch.testing.assert_close(model(**batch, labels=LABELS).losses["wma"], expected)
+
+
+def test_a_relative_penalty_does_not_depend_on_the_scale_of_distances():
+    """As that of pretrained networks differs from that of new ones."""
+    distance, valid = torch.tensor([0.5, 0.7, 0.0]), torch.tensor([True, True, False])
+    for beta in (0.0, 0.6, 1.0, 2.0):
+        large = alignment_penalty(distance, valid, torch.tensor(0.6), beta, relative=True)
+        small = alignment_penalty(distance / 50, valid, torch.tensor(0.6 / 50), beta, relative=True)
+        torch.testing.assert_close(large, small)
+    never_seen = alignment_penalty(distance, valid, torch.tensor(torch.nan), 0.0, relative=True)
+    assert never_seen == 0
+    same_tokens = alignment_penalty(distance * 0, valid, torch.tensor(0.0), 1.0, relative=True)
+    assert same_tokens == 0
 
 
 def test_an_unreachable_target_is_said(caplog):

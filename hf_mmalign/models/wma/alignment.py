@@ -29,13 +29,14 @@ class WassersteinModalityAlignment(nn.Module):
         self.certificate = config.wma_certificate
         self.active = config.wma_alpha > 0 and len(self.pairs) > 0
         self.batch_reference = config.wma_reference == "batch"
+        self.relative = config.wma_scale == "relative"
         self._settled = False
         self.register_buffer("reference", torch.full((len(self.pairs),), torch.nan))
 
     @property
     def needs_calibration(self) -> bool:
         """Whether a reference is used and some pair has none yet."""
-        if self._settled or not self.active or self.beta == 0 or self.batch_reference:
+        if self._settled or not self.active or self.batch_reference or not (self.beta or self.relative):
             return False
         # Remembered, because reading a tensor's value makes the host wait for the device, and breaks a compiled graph.
         self._settled = self._has_all_references()
@@ -48,10 +49,10 @@ class WassersteinModalityAlignment(nn.Module):
     def forward(self, encoded: dict[str, ModalityEmbedding]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Components of the loss, and diagnostics, `()` fp32 each.
 
-        `wma` is Σ_{m<n} mean_i (D_i^{mn} − β·D̄^{mn})² (Eq. 10, without α). With `wma_certificate`, `wma_gap` is
-        the most by which the solver can have overestimated any of the distances D_i. For each pair of modalities the
-        diagnostics are `wma_distance_<m>_<n>`, the batch's mean D over samples that have both, `wma_target_<m>_<n>`, β·D̄,
-        and `wma_drift_<m>_<n>`, by how much the mean D has moved from D̄.
+        `wma` is Σ_{m<n} mean_i (D_i^{mn} − β·D̄^{mn})² (Eq. 10, without α), in units of D̄² where it is relative.
+        With `wma_certificate`, `wma_gap` is the most by which the solver can have overestimated any of the distances D_i.
+        For each pair of modalities the diagnostics are `wma_distance_<m>_<n>`, the batch's mean D over samples that have
+        both, `wma_target_<m>_<n>`, β·D̄, and `wma_drift_<m>_<n>`, by how much the mean D has moved from D̄.
         """
         penalties, gaps, diagnostics = [], [], {}
         for index, (m, n) in enumerate(self.pairs):
@@ -61,9 +62,9 @@ class WassersteinModalityAlignment(nn.Module):
             if m not in encoded or n not in encoded:
                 continue
             distance, valid, gap = self._distance(encoded[m], encoded[n], self.certificate)
-            if self.batch_reference and self.beta:
+            if self.batch_reference and (self.beta or self.relative):
                 reference = self._batch_mean(distance.detach(), valid)
-            penalties.append(alignment_penalty(distance, valid, reference, self.beta))
+            penalties.append(alignment_penalty(distance, valid, reference, self.beta, self.relative))
             mean = distance.detach().masked_fill(~valid, 0).sum() / valid.sum().clamp(min=1)
             target = (self.beta * reference).nan_to_num()
             values = (mean, target, (mean - reference).nan_to_num())

@@ -28,6 +28,12 @@ class WmaFields(MultimodalConfigMixin):
         wma_reference (`str`, defaults to `"first_batch"`):
             D̄ is the mean distance over the first global training batch before any update, in eval mode, kept in the
             checkpoint; or, with `"batch"`, the current batch's mean (Eq. 9 read literally; a constant of the gradient).
+        wma_calibration_batches (`int`, defaults to 1):
+            With `"first_batch"`, over how many global batches of the training data [`MultimodalTrainer`] takes that mean.
+            One of 32 samples has a standard deviation of 16 %, the step of a grid over β (not in the paper).
+        wma_scale (`str`, defaults to `"absolute"`):
+            The deviation D − β·D̄ as it is (Eq. 9), or `"relative"` to D̄, so that an α means the same whatever the
+            network's distances are (not in the paper).
         wma_solver (`str`, defaults to `"auto"`):
             Optimal-transport solver, see [`hf_mmalign.ot.solve`]; `"ipot"` is the paper's.
         wma_certificate (`bool`, defaults to `False`):
@@ -60,6 +66,8 @@ class WmaFields(MultimodalConfigMixin):
     wma_alpha: float | int = 1.0
     wma_beta: float | int = 1.0
     wma_reference: Literal["first_batch", "batch"] = "first_batch"
+    wma_calibration_batches: int = 1
+    wma_scale: Literal["absolute", "relative"] = "absolute"
     wma_solver: Solver = "auto"
     wma_certificate: bool = False
     classifier_pooling: Literal["cls", "mean"] = "cls"
@@ -91,6 +99,8 @@ class WmaFields(MultimodalConfigMixin):
             )
         if self.wma_alpha < 0 or self.wma_beta < 0:
             raise ValueError(f"wma_alpha and wma_beta are at least 0, not {self.wma_alpha} and {self.wma_beta}.")
+        if self.wma_calibration_batches < 1:
+            raise ValueError(f"wma_calibration_batches is {self.wma_calibration_batches}; it is at least 1.")
         if self.max_text_length is not None and self.max_text_length < 2:
             raise ValueError(f"max_text_length is {self.max_text_length}; a text has at least 2 tokens.")
 

@@ -225,10 +225,14 @@ class OneTowerModelMixin(MultimodalModelMixin):
     def needs_calibration(self) -> bool:
         return self.wma.needs_calibration
 
+    @property
+    def calibration_batches(self) -> int:
+        return self.config.wma_calibration_batches
+
     @torch.compiler.disable  # a first step, not worth a graph of its own
     @torch.no_grad()
     def calibrate(self, batches: Iterable[dict]) -> None:
-        """Fix WMA's reference distances on one global batch: D̄ = mean of D in eval mode, one value per pair (Eq. 9).
+        """Fix WMA's reference distances on the given batches: D̄ = mean of D in eval mode, one value per pair (Eq. 9).
 
         Args:
             batches (`Iterable[dict]`): The micro-batches of this process, as given to `forward`. A pair of modalities
