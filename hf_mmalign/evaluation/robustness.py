@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -20,10 +20,12 @@ from ..perturbation.modalities import (
     MissingMode,
     ModalityNoise,
     NoiseDistribution,
+    NoiseUnit,
     choose_missing,
     perturbed,
 )
 from ..perturbation.protocols import NoiseUnits, ProtocolName
+from .embedding_scale import embedding_stds
 from .inference import concatenated
 from .metric_names import GREATER_IS_BETTER
 from .metrics import compute_metrics_for, primary_metric
@@ -43,6 +45,7 @@ def measure_robustness(
     modalities: Sequence[str] | None = None,
     noise: NoiseDistribution = "uniform",
     noise_amplitude: float | Sequence[float] = 3.0,
+    noise_unit: NoiseUnit = "one",
     missing_ratio: float = 0.5,
     missing_ratios: Sequence[float] | None = None,
     missing_mode: MissingMode = "zero",
@@ -81,6 +84,9 @@ def measure_robustness(
         noise (`str`, *optional*, defaults to `"uniform"`): `"uniform"` or `"gaussian"`.
         noise_amplitude (`float` or `Sequence[float]`, *optional*, defaults to 3.0): Bound of the uniform noise,
             standard deviation of the Gaussian one. An empty sequence leaves the noise test out.
+        noise_unit (`str`, *optional*, defaults to `"one"`): What these are multiples of: `"one"`, as they are, or `"std"`,
+            the standard deviation of the modality's embeddings in this data set, so that they mean the same for modalities,
+            and models, of different scales. It takes a pass of the embeddings more.
         missing_ratio (`float`, *optional*, defaults to 0.5): Share of the samples that miss the modality in the table.
         missing_ratios (`Sequence[float]`, *optional*): Shares for the curves, 0, 0.1, … 1 by default. An empty sequence
             leaves the curves out.
@@ -124,6 +130,8 @@ def measure_robustness(
         missing_mode=missing_mode,
         seeds=tuple(int(seed) for seed in seeds),
     )
+    if noise_unit not in get_args(NoiseUnit):
+        raise ValueError(f"noise_unit is one of {get_args(NoiseUnit)}, not {noise_unit!r}.")
     raw = None
     if protocol is not None or snrs:
         kinds = config.modality_kinds
@@ -135,6 +143,9 @@ def measure_robustness(
         rows_by_batch(dataset), batch_size=batch_size, collate_fn=data_collator, num_workers=num_workers
     )
     with _evaluation_mode(model, device), torch.no_grad():
+        if noise_unit == "std" and plan.amplitudes:
+            batches = (_to_device(dict(batch), model.device, model.dtype) for batch in loader)
+            plan = replace(plan, units=embedding_stds(model, batches, plan.modalities))
         predictions = _predict(model, loader, plan, progress)
         if raw is not None:
             predictions.raw = predict_under_raw_noise(
@@ -160,6 +171,7 @@ def measure_robustness(
         modalities=plan.modalities,
         noise=noise,
         noise_amplitudes=plan.amplitudes,
+        noise_unit=noise_unit,
         missing_ratio=table_ratio,
         missing_ratios=curve_ratios,
         missing_mode=missing_mode,
@@ -185,13 +197,16 @@ class _Plan:
     amplitudes: tuple[float, ...]
     missing_mode: MissingMode
     seeds: tuple[int, ...]
+    units: dict[str, float] = field(default_factory=dict)
 
     def hooks(self, sample_indices: range) -> Iterator[tuple[tuple, ModalityHook]]:
         """Name and hook of each pass: `("noise", modality, amplitude, seed)` or `("missing", modality)`."""
         for modality in self.modalities:
             for amplitude in self.amplitudes:
                 for seed in self.seeds:
-                    hook = ModalityNoise(modality, sample_indices, amplitude, seed, self.noise)
+                    hook = ModalityNoise(
+                        modality, sample_indices, amplitude, seed, self.noise, self.units.get(modality, 1.0)
+                    )
                     yield ("noise", modality, amplitude, seed), hook
             yield ("missing", modality), MissingModality(modality, mode=self.missing_mode)
 

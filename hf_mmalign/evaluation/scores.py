@@ -102,6 +102,7 @@ class RobustnessSettings:
     epsilons: tuple[float, ...] = ()
     snrs: tuple[float, ...] = ()
     noisy_copies: bool = False
+    noise_unit: str = "one"
 
 
 @dataclass

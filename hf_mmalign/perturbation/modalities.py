@@ -17,6 +17,7 @@ from ..models.modeling_base import ModalityEmbedding, ModalityHook, MultimodalMo
 from ..ot.values import values_at_hand
 
 NoiseDistribution = Literal["uniform", "gaussian"]
+NoiseUnit = Literal["one", "std"]
 MissingMode = Literal["zero", "mask"]
 
 
@@ -38,10 +39,12 @@ class ModalityNoise:
             deviation of the Gaussian one, in units of the embedding.
         seed (`int`, *optional*, defaults to 0): Non-negative.
         distribution (`str`, *optional*, defaults to `"uniform"`): `"uniform"` or `"gaussian"`.
+        unit (`float`, *optional*, defaults to 1.0): What an amplitude of 1 is in the embedding, such as its standard
+            deviation.
 
     Raises:
-        ValueError: At construction, if the distribution is unknown, or amplitude or seed are negative; in the call, if
-            the number of indices is not the batch size.
+        ValueError: At construction, if the distribution is unknown, or amplitude, unit or seed are negative; in the
+            call, if the number of indices is not the batch size.
     """
 
     modality: str
@@ -49,12 +52,15 @@ class ModalityNoise:
     amplitude: float = 3.0
     seed: int = 0
     distribution: NoiseDistribution = "uniform"
+    unit: float = 1.0
 
     def __post_init__(self) -> None:
         if self.distribution not in ("uniform", "gaussian"):
             raise ValueError(f"Noise is 'uniform' or 'gaussian', not {self.distribution!r}.")
         if not 0 <= self.amplitude < float("inf"):
             raise ValueError(f"The noise amplitude is a finite number of at least 0, not {self.amplitude}.")
+        if not 0 <= self.unit < float("inf"):
+            raise ValueError(f"The unit of noise is a finite number of at least 0, not {self.unit}.")
         if self.seed < 0:
             raise ValueError(f"A seed is at least 0, not {self.seed}.")
 
@@ -85,7 +91,7 @@ class ModalityNoise:
         if self.distribution == "uniform":
             noise *= 2
             noise -= 1
-        noise *= np.float32(self.amplitude)
+        noise *= np.float32(self.amplitude * self.unit)
         return noise
 
 

@@ -37,11 +37,12 @@ class RobustnessReport(RobustnessScores):
         s = self.settings
         noise = "U(−a, a)" if s.noise == "uniform" else "N(0, a²)"
         amplitudes = ", ".join(f"{amplitude:g}" for amplitude in s.noise_amplitudes)
+        unit = " of their standard deviation" if s.noise_unit == "std" else ""
         gone = "set to 0" if s.missing_mode == "zero" else "masked out of attention"
         seeds = f"Mean ± standard deviation over {len(s.seeds)} seeds" if len(s.seeds) > 1 else f"Seed {s.seeds[0]}"
         parts = [f"{s.num_samples} samples."]
         if s.noise_amplitudes:
-            parts.append(f"Noise {noise}, a = {amplitudes}, on the embeddings of one modality's content tokens.")
+            parts.append(f"Noise {noise}, a = {amplitudes}{unit}, on the embeddings of one modality's content tokens.")
         if s.protocol is not None:
             parts.append(_raw_noise(s))
         if s.noisy_copies:

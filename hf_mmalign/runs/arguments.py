@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from ..data.tokenizers import TokenizerType
 from ..models.auto import config_class_of
-from ..perturbation.modalities import MissingMode, NoiseDistribution
+from ..perturbation.modalities import MissingMode, NoiseDistribution, NoiseUnit
 from ..perturbation.protocols import NoiseUnits, ProtocolName
 
 
@@ -146,6 +146,10 @@ class EvaluationArguments:
     noise_amplitude: float | None = field(
         default=3.0,
         metadata={"help": "U(−a, a), or the standard deviation of a Gaussian; null leaves noise on embeddings out."},
+    )
+    noise_unit: NoiseUnit = field(
+        default="one",
+        metadata={"help": "std: amplitudes are multiples of the standard deviation of the modality's embeddings."},
     )
     missing_ratio: float = field(default=0.5, metadata={"help": "Share of the samples that miss a modality."})
     missing_ratios: list[float] = field(

@@ -216,6 +216,7 @@ def robustness_of(
         primary=primary_metric_of(model.config, arguments),
         noise=settings.noise,
         noise_amplitude=() if settings.noise_amplitude is None else settings.noise_amplitude,
+        noise_unit=settings.noise_unit,
         missing_ratio=settings.missing_ratio,
         missing_ratios=settings.missing_ratios,
         missing_mode=settings.missing_mode,
