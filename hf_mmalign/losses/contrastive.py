@@ -9,7 +9,7 @@ NUM_BINS = 7
 
 
 def supervised_contrastive_loss(
-    features: torch.Tensor, positives: torch.Tensor, temperature: float = 0.1
+    features: torch.Tensor, positives: torch.Tensor, temperature: float = 0.1, counted: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Supervised contrastive loss (Khosla et al. 2020, Eq. 2): mean over anchors of −mean_p log softmax over the others.
 
@@ -17,6 +17,8 @@ def supervised_contrastive_loss(
         features (`torch.Tensor` of shape `(B, d)`): Representations; compared by cosine in fp32.
         positives (`torch.BoolTensor` of shape `(B, B)`): Pairs that belong together; the diagonal is ignored.
         temperature (`float`): Divides the cosines.
+        counted (`torch.BoolTensor` of shape `(B,)`, *optional*): The rows that there are; others are neither anchors nor
+            compared with. All by default.
 
     Returns:
         `torch.Tensor` of shape `()`; 0 where no sample has a positive.
@@ -24,8 +26,13 @@ def supervised_contrastive_loss(
     with no_autocast(features.device):
         directions = F.normalize(full_precision(features), dim=1)
         itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
-        positives = positives & ~itself
-        logits = (directions @ directions.T / temperature).masked_fill(itself, -torch.inf)
+        others = ~itself
+        if counted is not None:
+            others = others & counted & counted.unsqueeze(1)
+        positives = positives & others
+        logits = (directions @ directions.T / temperature).masked_fill(~others, -torch.inf)
+        # Nor would it be anything else for a row that does not count, or alone does.
+        logits = logits.masked_fill(~others.any(dim=1, keepdim=True), 0)
         # A batch of one has no others to compare with, and log_softmax of −inf alone would be NaN.
         if len(features) < 2:
             return directions.sum() * 0

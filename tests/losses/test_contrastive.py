@@ -63,3 +63,22 @@ def test_labels_in_common():
     hot = torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 1], [0, 0, 0]])
     expected = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]).bool()
     assert torch.equal(label_positives(hot.float(), "multi_label_classification", (-3, 3)), expected)
+
+
+def test_rows_that_do_not_count_are_as_if_they_were_not_there():
+    torch.manual_seed(0)
+    features, labels = torch.randn(6, 4, dtype=torch.float64, requires_grad=True), torch.tensor([0, 1, 0, 0, 1, 2])
+    positives = label_positives(labels, "single_label_classification", (-3, 3))
+    kept = [0, 2, 4, 5]
+    counted = torch.zeros(6, dtype=torch.bool)
+    counted[kept] = True
+    loss = supervised_contrastive_loss(features, positives, 0.5, counted)
+    expected = supervised_contrastive_loss(features[kept], positives[kept][:, kept], 0.5)
+    torch.testing.assert_close(loss, expected)
+    (gradient,) = torch.autograd.grad(loss, features)
+    assert gradient.isfinite().all()
+    assert gradient[[1, 3]].abs().max() == 0
+    for few in ([], [1]):
+        counted = torch.zeros(6, dtype=torch.bool)
+        counted[few] = True
+        assert supervised_contrastive_loss(features, positives, 0.5, counted) == 0

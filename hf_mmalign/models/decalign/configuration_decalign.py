@@ -89,6 +89,14 @@ class DecAlignConfig(MultimodalConfigMixin, PreTrainedConfig):
             gap between the modalities: 0.34 with L_homo, 0.32 without); 0 aligns the common features themselves.
         mmd_bandwidth (`float`, defaults to 1.0): σ of the Gaussian kernel (Eq. 12).
         contrastive_temperature (`float`, defaults to 0.1): Temperature of the contrastive term.
+        contrastive_features (`str`, defaults to `"fused"`):
+            What the contrastive term compares: the `"fused"` representations, or with `"common"` the mean common features
+            of all modalities in one set, so that those of one class are drawn together across modalities too (not in the
+            paper).
+        common_head (`str`, defaults to `"concat"`):
+            What the head reads of the common features: all, concatenated, or with `"mean"` the mean over the modalities
+            that a sample has, in which aligned features can stand for each other (not in the paper; with `latent_size: 0`,
+            which aligns these features themselves).
         contrastive_range (`list[float]`, defaults to `[-3.0, 3.0]`): Range of regression labels, cut into 7 bins.
 
     Example:
@@ -148,6 +156,8 @@ class DecAlignConfig(MultimodalConfigMixin, PreTrainedConfig):
     latent_size: int | None = None
     mmd_bandwidth: float | int = 1.0
     contrastive_temperature: float | int = 0.1
+    contrastive_features: Literal["fused", "common"] = "fused"
+    common_head: Literal["concat", "mean"] = "concat"
     contrastive_range: list[float | int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -72,7 +72,8 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
             }
         )
         self.alignment = HierarchicalAlignment(config)
-        self.classifier = nn.Linear(2 * len(config.modalities) * config.hidden_size, config.num_labels)
+        parts = len(config.modalities) + (1 if config.common_head == "mean" else len(config.modalities))
+        self.classifier = nn.Linear(parts * config.hidden_size, config.num_labels)
         self._feature_dropout = config.per_modality("feature_dropout")
         self.post_init()
 
@@ -217,11 +218,15 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
     def _fuse(
         self, embeddings: dict[str, ModalityEmbedding], states: list[list[Tensor]] | None = None
     ) -> tuple[DecoupledModalities, Tensor]:
-        """Decoupled features, and what enters the head: `(B, 2·M·d)` of the attended unique and the common ones."""
+        """Decoupled features, and what enters the head: `(B, 2·M·d)` of the attended unique and the common ones, or, of
+        their mean, `(B, (M + 1)·d)`."""
         masks = {name: embedding.mask & embedding.present.unsqueeze(1) for name, embedding in embeddings.items()}
         decoupled = self._decouple(embeddings, masks)
         attended = self._attend_across(decoupled.unique, masks, states)
-        return decoupled, torch.cat([*attended, *decoupled.pooled_common], dim=1)
+        common = decoupled.pooled_common
+        if self.config.common_head == "mean":
+            common = masked_mean(common.transpose(0, 1), decoupled.present.T).unsqueeze(0)
+        return decoupled, torch.cat([*attended, *common], dim=1)
 
     def embed_modalities(
         self,
@@ -334,7 +339,13 @@ class DecAlignForSequenceClassification(MultimodalModelMixin, PreTrainedModel):
         losses = {"task": task_loss(logits, labels, problem_type)} | self.alignment(decoupled)
         if config.computes("contrastive"):
             positives = label_positives(labels, problem_type, tuple(config.contrastive_range))
-            losses["contrastive"] = supervised_contrastive_loss(fused, positives, config.contrastive_temperature)
+            counted, features = None, fused
+            if config.contrastive_features == "common":
+                features, counted = decoupled.pooled_common.flatten(0, 1), decoupled.present.flatten()
+                positives = positives.repeat(len(config.modalities), len(config.modalities))
+            losses["contrastive"] = supervised_contrastive_loss(
+                features, positives, config.contrastive_temperature, counted
+            )
         if config.computes("polarity") and problem_type == "regression":
             losses["polarity"] = polarity_loss(logits, labels)
         return losses
