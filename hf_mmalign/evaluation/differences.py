@@ -1,10 +1,11 @@
 """How far one method is from another: differences over the seeds or folds that both were run with."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from .scores import Score, format_score, null
 
@@ -42,6 +43,15 @@ class Difference(Score):
         return self.mean - half, self.mean + half
 
     @property
+    def p_value(self) -> float:
+        """Of the two-sided paired t-test that the mean difference is 0; NaN for fewer than three pairs."""
+        if self.n < FEWEST_PAIRS:
+            return math.nan
+        if self.std == 0:
+            return 1.0 if self.mean == 0 else 0.0
+        return 2 * float(stdtr(self.n - 1, -abs(self.mean) * math.sqrt(self.n) / self.std))
+
+    @property
     def direction(self) -> int:
         """1 or −1 where at least three pairs put the whole interval above or below 0, and else 0."""
         low, high = self.interval
@@ -56,6 +66,7 @@ class Difference(Score):
             "std": null(self.std),
             "n": self.n,
             "interval": [null(bound) for bound in self.interval],
+            "p_value": null(self.p_value),
             "values": list(self.values),
         }
 
@@ -63,6 +74,21 @@ class Difference(Score):
         if not self.values:
             return "–"
         return ("−" if self.mean < 0 else "+") + format_score(abs(self.mean), self.std)
+
+
+def holds_among(differences: Sequence[Difference]) -> list[bool]:
+    """Which of several differences are none by chance with 95 % confidence in all of them together (Holm 1979).
+
+    The k-th smallest of m p-values is held against 0.05 / (m + 1 − k), as long as those before it hold. Differences without
+    a p-value hold nothing and count for nothing.
+    """
+    tested = sorted((one.p_value, place) for place, one in enumerate(differences) if not math.isnan(one.p_value))
+    holds = [False] * len(differences)
+    for rank, (p_value, place) in enumerate(tested):
+        if p_value > (1 - CONFIDENCE) / (len(tested) - rank):
+            break
+        holds[place] = True
+    return holds
 
 
 def paired_difference(score: Score, reference: Score) -> Difference:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.differences import FEWEST_PAIRS, Difference, paired_difference
+from ..evaluation.differences import FEWEST_PAIRS, Difference, holds_among, paired_difference
 from ..evaluation.scores import Condition, Score, null
 from .files import write_text
 from .robustness import RobustnessReport, direction
@@ -118,19 +118,22 @@ def bold_rule(differences: Iterable[Difference], reference: str, repetitions: st
     }
     return (
         f"Bold: better than {reference}, 0 lying outside the 95 % confidence interval (Student's t) of the paired "
-        f"difference over n = {pairs} {repetitions}; a difference is bold on either side of 0. The {len(differences)} "
-        "comparisons are not corrected for their number: by chance one in 40 scores and one in 20 differences is bold."
+        f"difference over n = {pairs} {repetitions}; a difference is bold on either side of 0. By chance one in 40 scores "
+        f"and one in 20 differences is bold; a star marks those that hold among all {len(differences)} comparisons (Holm)."
         f"{beware.get(repetitions, '')}"
     )
 
 
 def difference_table(differences: Mapping[str, Sequence[Difference]], labels: Sequence[str], reference: str) -> str:
-    """Markdown: mean ± standard deviation of paired differences, bold on either side of 0, with the number of pairs."""
-    pairs = max(difference.n for row in differences.values() for difference in row)
+    """Markdown: mean ± standard deviation of paired differences, with the number of pairs; bold on either side of 0, and
+    starred where they hold among all in the table."""
+    everything = list(itertools.chain(*differences.values()))
+    pairs = max(difference.n for difference in everything)
+    stars = iter(holds_among(everything))
 
     def cell(difference: Difference) -> str:
         fewer = f" (n = {difference.n})" if 0 < difference.n < pairs else ""
-        return bold(difference, difference.direction != 0) + fewer
+        return bold(difference, difference.direction != 0) + ("\\*" if next(stars) else "") + fewer
 
     rows = [[method, *map(cell, row)] for method, row in differences.items()]
     return markdown_table([f"difference to {reference}, n = {pairs}", *labels], rows)
