@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hf_mmalign.cli.main import main
+from hf_mmalign.data.schema import feature_sequence
 from hf_mmalign.runs.build import build_config, build_processor, load_data, read_arguments, training_arguments
 from hf_mmalign.runs.recipe import load_recipe
 from hf_mmalign.runs.sweeps import read_sweep
@@ -34,16 +36,21 @@ def write_clips(folder: Path, lists: dict[str, list[str]]) -> None:
             write_frames(folder / "visual" / name, 1)
 
 
-def write_table(folder: Path, tweets: Path) -> None:
-    """MVSA-Single as three files of JSON lines."""
-    folder.mkdir()
-    for start, split in enumerate(("train", "dev", "test")):
-        numbers = range(10 * start, 10 * start + 10)
-        rows = [
-            {"id": str(i), "img": f"../mvsa-single/data/{i}.jpg", "text": f"tweet {i}", "label": "abc"[i % 3]}
-            for i in numbers
-        ]
-        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+def write_features(folder: Path, text: int = 6, image: int = 5) -> None:
+    """MVSA-Single as `data extract` leaves it: tokens and patches of widths `text` and `image`."""
+    rng = np.random.default_rng(0)
+    columns = {"text": feature_sequence(text), "image": feature_sequence(image), "id": Value("string")}
+    columns = Features(columns | {"label": ClassLabel(names=["negative", "neutral", "positive"])})
+    splits = {}
+    for split, count in (("train", 24), ("validation", 12), ("test", 12)):
+        rows = {
+            "text": [rng.normal(size=(1 + i % 4, text)).astype(np.float32) for i in range(count)],
+            "image": [rng.normal(size=(4, image)).astype(np.float32) for _ in range(count)],
+            "id": [f"{split}{i}" for i in range(count)],
+            "label": [i % 3 for i in range(count)],
+        }
+        splits[split] = Dataset.from_dict(rows, features=columns)
+    DatasetDict(splits).save_to_disk(folder)
 
 
 def write_digits(folder: Path) -> None:
@@ -77,7 +84,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
         (tweets / f"{index}.txt").write_text(f"tweet number {index}")
         PIL.Image.new("RGB", (20, 20), (8 * index, 0, 0)).save(tweets / f"{index}.jpg")
     (tweets.parent / "labelResultAll.txt").write_text("\n".join(lines))
-    write_table(root / "table", tweets)
+    write_features(root / "table")
     write_digits(root / "digits-av")
     return {folder.name: folder for folder in root.iterdir()}
 
@@ -87,14 +94,15 @@ def test_every_variant_can_be_built(path, folders, tmp_path):
     recipe = load_recipe(path)
     where = {"dataset_path": str(folders[recipe.values["dataset"]]), "output_dir": str(tmp_path)}
     for variant in read_sweep(recipe, where).variants:
-        encoders = variant.recipe.values["encoders"]
+        encoders = variant.recipe.values.get("encoders", {})
         # What a hub would have to bring stays outside.
         offline = {name: SMALL[name] if isinstance(value, str) else value for name, value in encoders.items()}
-        arguments = read_arguments(variant.recipe.override({"encoders": offline}, "the test"))
+        told = {"encoders": offline} if offline else {}
+        arguments = read_arguments(variant.recipe.override(told, "the test"))
         dataset = load_data(arguments.data)
         config = build_config(arguments, dataset, build_processor(arguments, dataset))
         assert list(config.encoders) == list(encoders)
-        assert set(config.modalities) == set(encoders)
+        assert set(config.modalities) == set(encoders or ("text", "image"))
         settings = training_arguments(arguments)
         assert settings.per_device_train_batch_size == 64
         assert settings.metric_for_best_model == "accuracy"
