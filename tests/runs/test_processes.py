@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 import torch
 
 from hf_mmalign.runs.processes import process_per_task
@@ -50,6 +51,7 @@ def running(process: int) -> bool:
         return False
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_no_process_survives_the_one_that_started_it(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     parent = subprocess.Popen([sys.executable, str(tmp_path / "script.py")], stdout=subprocess.PIPE, text=True)
