@@ -45,7 +45,8 @@ def write_report(folder: Path, title: str, outcome: dict[str, Any]) -> None:
             variant["difference"] = {key: _difference(outcome, name, key).to_dict() for key in metrics}
     lines = [f"# {title}", "", _selection_text(outcome), "", *_score_tables(outcome)]
     reports = {name: _reports(variant) for name, variant in variants.items()}
-    if all(reports.values()):
+    reports = {name: found for name, found in reports.items() if found}
+    if outcome["reference"] in reports:
         lines += ["## Robustness on the test split", "", *_robustness(folder, reports, outcome)]
     for name, variant in variants.items():
         if variant["grid"]:

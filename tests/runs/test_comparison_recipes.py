@@ -66,6 +66,29 @@ def test_every_method_trains(name, method, data, tmp_path):
         assert Condition("noise", modality, 1.0) in run.report.scores
 
 
+def test_headroom(data, tmp_path):
+    """Variants of one modality alone have no robustness, and stand in the table of scores only."""
+    told = [
+        "--dataset_path",
+        str(data["mvsa-single"]),
+        "--output_dir",
+        str(tmp_path),
+        "--max_steps",
+        "1",
+        "--seed",
+        "0",
+    ]
+    quick = ["--disable_tqdm", "true", "--noisy_copies", "[[]]", "--logging_steps", "1"]
+    assert main(["sweep", "comparison/mvsa-single-headroom", *told, *quick]) == 0
+    scores, disturbed = (tmp_path / "sweep.md").read_text(encoding="utf-8").split("## Robustness on the test split")
+    assert "| image  " in scores
+    assert "| one-tower " in disturbed
+    assert "image missing" in disturbed
+    assert "| image  " not in disturbed.split("## Grid")[0]
+    run = next((tmp_path / "one-tower").glob("*/seed=0"))
+    assert main(["plot", "training", str(run)]) == 0
+
+
 def test_the_command(data, tmp_path):
     told = ["--dataset_path", str(data["ravdess"]), "--output_dir", str(tmp_path), "--max_steps", "1"]
     told += ["--disable_tqdm", "true", "--folds", "3", "--robustness", "false"]
