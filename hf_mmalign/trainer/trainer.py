@@ -243,6 +243,8 @@ class MultimodalTrainer(ModelCardMixin, Trainer):
             self.train_dataset = clean
 
     def _get_dataloader(self, dataset, *positional, **keywords) -> DataLoader:
+        if (sampler_of := keywords.get("sampler_fn")) is not None:
+            keywords["sampler_fn"] = lambda rows: sampler_of(dataset)  # which may look at a column of lengths
         return super()._get_dataloader(rows_by_batch(dataset), *positional, **keywords)
 
     def _save_checkpoint(self, *positional, **keywords):

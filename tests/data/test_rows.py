@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from hf_mmalign import FusionConfig, FusionForSequenceClassification, MultimodalTrainer, MultimodalTrainingArguments
 from hf_mmalign.data.rows import BatchedRows, rows_by_batch
 from hf_mmalign.data.schema import feature_sequence
 
@@ -83,3 +84,27 @@ def test_pictures_beside_sequences(tmp_path):
     assert found[1]["image"] is None
     assert expected[1]["image"] is None
     assert found[1]["audio"].shape == (0, 2)
+
+
+def test_a_column_of_lengths_still_groups_the_samples(tmp_path):
+    """The sampler looks at the data set itself."""
+    lengths = [1, 9, 1, 9, 1, 9, 1, 9]
+    rows = {
+        "audio": [np.ones((length, 3), np.float32) for length in lengths],
+        "label": [0, 1] * 4,
+        "length": lengths,
+    }
+    columns = Features({"audio": feature_sequence(3), "label": Value("int64"), "length": Value("int64")})
+    dataset = Dataset.from_dict(rows, features=columns).with_format("numpy")
+    config = FusionConfig(feature_sizes={"audio": 3}, hidden_size=4, num_labels=2)
+    settings = {"train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 2, "use_cpu": True}
+    trainer = MultimodalTrainer(
+        FusionForSequenceClassification(config),
+        MultimodalTrainingArguments(str(tmp_path), report_to="none", **settings),
+        train_dataset=dataset,
+        data_collator=lambda batch: [len(row["audio"]) for row in batch],
+    )
+    loader = trainer.get_train_dataloader()
+    assert isinstance(loader.dataset, BatchedRows)
+    batches = [sorted(batch) for batch in loader]
+    assert sorted(batches) == [[1, 1], [1, 1], [9, 9], [9, 9]]
