@@ -1,5 +1,6 @@
 """What a training's instruments logged: the losses' shares of the gradient, WMA's distance, and the tokens' cosines."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,6 @@ from .plots import COLOURS, MARKERS, put_title
 Log = Sequence[Mapping[str, float]]
 
 _SHARED = "shared"
-_COSINES = ("cosine_within_", "cosine_between_", "cosine_mismatched_")
 
 
 def plot_instruments(logs: Sequence[Log], modalities: Sequence[str], title: str = "") -> Figure:
@@ -37,7 +37,7 @@ def plot_instruments(logs: Sequence[Log], modalities: Sequence[str], title: str 
     if not logs:
         raise ValueError("There is no log to plot.")
     keys = dict.fromkeys(key for log in logs for entry in log for key in entry)
-    panels = _gradient_panels(keys, modalities) | _distance_panels(keys) | _cosine_panels(keys)
+    panels = _gradient_panels(keys, modalities) | _distance_panels(keys, modalities) | _cosine_panels(keys, modalities)
     curves = {heading: curves_of(logs, lines) for heading, lines in panels.items()}
     curves = {heading: found for heading, found in curves.items() if found}
     if not curves:
@@ -78,19 +78,20 @@ def _headings(panels: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(heading.rsplit(", ", 1)[0] for heading in panels))
 
 
-def _distance_panels(keys: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def _distance_panels(keys: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, dict[str, str]]:
     panels = {}
-    for key in keys:
-        if key.startswith("wma_distance_"):
-            pair = key.removeprefix("wma_distance_")
-            lines = {"distance D": key, "target β·D̄": f"wma_target_{pair}", "drift D − D̄": f"wma_drift_{pair}"}
-            panels[f"WMA, {pair.replace('_', ' – ')}"] = {name: line for name, line in lines.items() if line in keys}
+    for one, other in itertools.combinations(modalities, 2):
+        named = {"distance D": "distance", "target β·D̄": "target", "drift D − D̄": "drift"}
+        lines = {name: f"wma_{what}_{one}_{other}" for name, what in named.items()}
+        panels[f"WMA, {one} – {other}"] = {name: line for name, line in lines.items() if line in keys}
     return panels
 
 
-def _cosine_panels(keys: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    lines = {key.removeprefix("cosine_").replace("_", " "): key for key in keys if key.startswith(_COSINES)}
-    return {"mean cosine between tokens": lines} if lines else {}
+def _cosine_panels(keys: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, dict[str, str]]:
+    lines = {f"within {name}": f"cosine_within_{name}" for name in modalities}
+    for one, other in itertools.combinations(modalities, 2):
+        lines |= {f"{what} {one} – {other}": f"cosine_{what}_{one}_{other}" for what in ("between", "mismatched")}
+    return {"mean cosine between tokens": {name: line for name, line in lines.items() if line in keys}}
 
 
 def _draw(axes: Axes, heading: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:

@@ -56,7 +56,7 @@ def test_every_instrument_has_its_panel_with_what_was_logged(runs, capsys):
         (f"WMA, {first} – {second}", "distance D"): f"wma_distance_{pair}",
         (f"WMA, {first} – {second}", "target β·D̄"): f"wma_target_{pair}",
         ("mean cosine between tokens", f"within {first}"): f"cosine_within_{first}",
-        ("mean cosine between tokens", f"mismatched {first} {second}"): f"cosine_mismatched_{pair}",
+        ("mean cosine between tokens", f"mismatched {first} – {second}"): f"cosine_mismatched_{pair}",
     }
     for (heading, label), key in drawn.items():
         (line,) = [one for one in panels[heading].lines if one.get_label() == label]
@@ -66,6 +66,7 @@ def test_every_instrument_has_its_panel_with_what_was_logged(runs, capsys):
 
 def test_a_modality_whose_name_is_another_s_end_keeps_its_own():
     entry = {"epoch": 1.0, "gradient_share_task_top_view": 0.3, "gradient_share_task_view": 0.4}
+    entry |= {"wma_distance_view_top_view": 0.5, "cosine_between_view_top_view": 0.6}
     panels = {axes.get_title(loc="left"): axes for axes in plot_instruments([[entry]], ["view", "top_view"]).axes}
     found = {
         heading: [(line.get_label(), line.get_ydata()[0]) for line in axes.lines] for heading, axes in panels.items()
@@ -73,6 +74,8 @@ def test_a_modality_whose_name_is_another_s_end_keeps_its_own():
     assert found == {
         "share of the gradient, view": [("task", 0.4)],
         "share of the gradient, top_view": [("task", 0.3)],
+        "WMA, view – top_view": [("distance D", 0.5)],
+        "mean cosine between tokens": [("between view – top_view", 0.6)],
     }
 
 
