@@ -32,8 +32,8 @@ def read_noisy_copies(
     for folder in map(Path, folders):
         noise, clean = _noise_of(folder), _same_rows(folder, split, data)
         disturbed = list(noise["modalities"])
-        if missing := [name for name in disturbed if name not in modalities]:
-            raise DataError(f"noise on {missing}, and the model's modalities are {list(modalities)}", file=folder)
+        if not set(disturbed) <= set(modalities):
+            raise DataError(f"noise on {disturbed}, and the model's modalities are {list(modalities)}", file=folder)
         whole = len(disturbed) > 1
         if whole and set(disturbed) < set(modalities):
             raise DataError(f"noise on {disturbed} is on neither one nor all of {list(modalities)}", file=folder)

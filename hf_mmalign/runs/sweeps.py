@@ -350,8 +350,8 @@ def _run_all(sweep: Sweep, runs: list[Run]) -> None:
             try:
                 future.result()
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
                 print(f"hf-mmalign: {run} failed, see {run.folder / 'log.txt'}", file=sys.stderr)
+                pool.shutdown(cancel_futures=True)
                 raise
             print(f"== {number} of {len(pending)} done: {run} -> {run.folder}", flush=True)
 

@@ -110,8 +110,8 @@ def train_recipe(recipe: Recipe, with_robustness: bool = True) -> TrainedRun:
     limit_text(processor, config, arguments.data.truncation)
     check_data(dataset, config, processor)
     tested = "test" if _has_labels(dataset["test"], config) else "validation"
-    if copies := arguments.evaluation.noisy_copies:  # whatever is wrong with them, before the training
-        read_noisy_copies(copies, tested, dataset[tested], config.modalities)
+    if arguments.evaluation.robustness:  # whatever is wrong with them, before the training
+        read_noisy_copies(arguments.evaluation.noisy_copies, tested, dataset[tested], config.modalities)
     if training.process_index == 0:
         warn_of_texts(dataset["train"], processor, arguments)
     primary = primary_metric_of(config, arguments)

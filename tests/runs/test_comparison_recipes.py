@@ -1,8 +1,10 @@
 """The comparison's recipes on small data in the true formats: every variant trains and is measured."""
 
+import json
 import pickle
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 
@@ -78,12 +80,17 @@ def test_headroom(data, tmp_path):
         "--seed",
         "0",
     ]
-    quick = ["--disable_tqdm", "true", "--noisy_copies", "[[]]", "--logging_steps", "1"]
+    copy = datasets.load_from_disk(str(data["mvsa-single"]))["test"]
+    datasets.DatasetDict({"test": copy}).save_to_disk(tmp_path / "copy")
+    noise = {"protocol": "qmf", "kind": "gaussian", "epsilon": 5, "modalities": ["text", "image"], "seed": 0}
+    (tmp_path / "copy/extraction.json").write_text(json.dumps({"noise": noise}))
+    quick = ["--disable_tqdm", "true", "--noisy_copies", json.dumps([[str(tmp_path / "copy")]]), "--logging_steps", "1"]
     assert main(["sweep", "comparison/mvsa-single-headroom", *told, *quick]) == 0
     scores, disturbed = (tmp_path / "sweep.md").read_text(encoding="utf-8").split("## Robustness on the test split")
     assert "| image  " in scores
     assert "| one-tower " in disturbed
     assert "image missing" in disturbed
+    assert "all gaussian" in disturbed
     assert "| image  " not in disturbed.split("## Grid")[0]
     run = next((tmp_path / "one-tower").glob("*/seed=0"))
     assert main(["plot", "training", str(run)]) == 0
