@@ -44,11 +44,12 @@ def furnish(home: Path) -> None:
     for name, kind in (
         ("google-bert/bert-base-uncased", BertForMaskedLM),
         ("sentence-transformers/all-MiniLM-L6-v2", BertModel),
-        ("encoders/minilm", BertModel),
     ):
         folder = home / name
         kind(BertConfig(**BERT)).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    BertModel(BertConfig(**BERT | {"max_position_embeddings": 64})).save_pretrained(home / "encoders" / "minilm")
+    BertTokenizerFast(vocab=VOCABULARY, model_max_length=64).save_pretrained(home / "encoders" / "minilm")
     seen = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0, "interpolation": "bicubic"}
     layers = {"layers": [1, 1, 1, 1], "channels": [4, 4, 4, 6], "stem_width": 4}
     stem = TimmWrapperConfig(architecture="resnet10t", num_labels=0, pretrained_cfg=seen, model_args=layers)

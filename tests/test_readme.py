@@ -52,6 +52,8 @@ RUN = {
 # trained or measured.
 READ = {
     "hf-mmalign efficiency def-aaf/efficiency",
+    "hf-mmalign sweep cal/digits-av-study",
+    "hf-mmalign sweep cal/mvsa-single-study",
     "hf-mmalign sweep recipes/wma/easy-vqa-study.yaml",
     "hf-mmalign sweep recipes/decalign/ravdess-study.yaml",
     "hf-mmalign sweep recipes/decalign/digits-av-study.yaml",
