@@ -32,7 +32,7 @@ def embedding_stds(
         for name in modalities:
             if name not in embeddings:
                 continue
-            tokens = embeddings[name].tokens[embeddings[name].content_mask].double().cpu()
+            tokens = embeddings[name].tokens[embeddings[name].content_mask].cpu().double()
             if not len(tokens):
                 continue
             mean, square = tokens.mean(dim=0), (tokens - tokens.mean(dim=0)).square().sum(dim=0)

@@ -278,7 +278,7 @@ def _chosen(dataset: DatasetDict, splits: Sequence[str] | None) -> DatasetDict:
     for split in splits or ():
         if split not in dataset:
             raise DataError(f"{split!r} is none of {', '.join(dataset)}", field="splits")
-    return dataset if splits is None else DatasetDict({split: dataset[split] for split in splits})
+    return dataset if not splits else DatasetDict({split: dataset[split] for split in splits})
 
 
 def _row_noise(noise: Mapping[str, Any], encoders: Mapping[str, str | None], seed: int) -> RowNoise:

@@ -1,7 +1,7 @@
 """Pictures of a saved run or sweep, each a PNG."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -211,13 +211,7 @@ def draw_alignment(folders: str | Path | Sequence[str | Path], /, *, output: str
     Returns:
         The picture's path.
     """
-    folders = listed(folders)
-    logs, modalities = _logs(folders)
-    try:
-        figure = plot_alignment(logs, modalities)
-    except ValueError as error:
-        raise RecipeError(f"{', '.join(map(str, folders))}: {error}") from error
-    return save_figure(figure, output or folders[0] / "alignment.png")
+    return _draw_logs(listed(folders), plot_alignment, output, "alignment.png")
 
 
 def draw_training(folders: str | Path | Sequence[str | Path], /, *, output: str | Path | None = None) -> Path:
@@ -231,13 +225,16 @@ def draw_training(folders: str | Path | Sequence[str | Path], /, *, output: str 
     Returns:
         The picture's path.
     """
-    folders = listed(folders)
+    return _draw_logs(listed(folders), plot_instruments, output, "instruments.png")
+
+
+def _draw_logs(folders: Sequence[Path], plot: Callable[..., Any], output: str | Path | None, name: str) -> Path:
     logs, modalities = _logs(folders)
     try:
-        figure = plot_instruments(logs, modalities)
+        figure = plot(logs, modalities)
     except ValueError as error:
         raise RecipeError(f"{', '.join(map(str, folders))}: {error}") from error
-    return save_figure(figure, output or folders[0] / "instruments.png")
+    return save_figure(figure, output or folders[0] / name)
 
 
 def _logs(folders: Sequence[Path]) -> tuple[list[list[dict[str, float]]], list[str]]:
