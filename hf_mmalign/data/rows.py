@@ -40,6 +40,7 @@ class BatchedRows(Dataset):
     """
 
     def __init__(self, dataset: datasets.Dataset, sequences: Sequence[str]):
+        self.dataset = dataset
         self.widths = {name: dataset.features[name].shape[1] for name in sequences}
         others = [name for name in dataset.column_names if name not in self.widths]
         self.others = dataset.select_columns(others).with_format(_LAYOUT) if others else None

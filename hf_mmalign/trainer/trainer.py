@@ -4,13 +4,14 @@ import itertools
 import time
 
 import torch
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_pt_utils import nested_gather
 
 from ..data.collator import MultimodalCollator
+from ..data.lengths import row_lengths, underlying_rows
 from ..data.rows import rows_by_batch
 from ..models.modeling_base import MultimodalModelMixin, combine_losses
 from ..perturbation.modalities import perturbed
@@ -40,6 +41,8 @@ from .streams import EndlessStream, stream_loader
 from .token_geometry import TokenGeometry
 from .unimodal_scores import UnimodalScores
 
+_BY_LENGTH = ("group_by_length", "batch_rebalance")
+
 
 class MultimodalTrainer(ModelCardMixin, Trainer):
     """[`Trainer`] that calibrates a model before its first update and logs every component of the loss.
@@ -67,6 +70,8 @@ class MultimodalTrainer(ModelCardMixin, Trainer):
     - `training_stages` trains in stages, each with losses and a schedule of its own (see
       [`~trainer.stages.StagedTraining`]).
     - `modality_dropout` takes modalities from training samples (see [`~perturbation.modality_dropout.ModalityDropout`]).
+    - `train_sampling_strategy="group_by_length"` needs no column of lengths with a [`MultimodalCollator`]: tokens of texts and
+      steps of feature sequences are counted (see [`~data.lengths.row_lengths`]). Evaluation keeps the order of the rows.
     - `train_noise` puts noise on the raw inputs of training samples (see [`~perturbation.noisy_data.NoisyDataset`]).
     - A `datasets.IterableDataset` to train on is divided among processes and data loader workers, each row to one of them,
       and read again and again, shuffled anew if it was shuffled, until `max_steps`; a resumed run goes on in it where the
@@ -246,6 +251,24 @@ class MultimodalTrainer(ModelCardMixin, Trainer):
         if (sampler_of := keywords.get("sampler_fn")) is not None:
             keywords["sampler_fn"] = lambda rows: sampler_of(dataset)  # which may look at a column of lengths
         return super()._get_dataloader(rows_by_batch(dataset), *positional, **keywords)
+
+    def _get_train_sampler(self, train_dataset=None):
+        rows = underlying_rows(self.train_dataset if train_dataset is None else train_dataset)
+        column = self.args.length_column_name
+        if self.args.train_sampling_strategy not in _BY_LENGTH or not isinstance(rows, Dataset):
+            return super()._get_train_sampler(train_dataset)
+        if column not in rows.column_names and isinstance(collator := self.data_collator, MultimodalCollator):
+            lengths = row_lengths(rows, collator.processor, collator.modalities)
+            rows = Dataset.from_dict({column: lengths})
+        return super()._get_train_sampler(rows)
+
+    def _get_eval_sampler(self, eval_dataset):
+        # Trainer evaluates by length as well, and would tell predictions in another order than that of the rows.
+        strategy, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "random"
+        try:
+            return super()._get_eval_sampler(eval_dataset)
+        finally:
+            self.args.train_sampling_strategy = strategy
 
     def _save_checkpoint(self, *positional, **keywords):
         if self.modulation is not None:
