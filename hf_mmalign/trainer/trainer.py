@@ -70,8 +70,8 @@ class MultimodalTrainer(ModelCardMixin, Trainer):
     - `training_stages` trains in stages, each with losses and a schedule of its own (see
       [`~trainer.stages.StagedTraining`]).
     - `modality_dropout` takes modalities from training samples (see [`~perturbation.modality_dropout.ModalityDropout`]).
-    - `train_sampling_strategy="group_by_length"` needs no column of lengths with a [`MultimodalCollator`]: tokens of texts and
-      steps of feature sequences are counted (see [`~data.lengths.row_lengths`]). Evaluation keeps the order of the rows.
+    - `train_sampling_strategy="group_by_length"` needs no column of lengths with a [`MultimodalCollator`]: tokens of texts
+      and steps of feature sequences are counted (see [`~data.lengths.row_lengths`]). Evaluation keeps the rows' order.
     - `train_noise` puts noise on the raw inputs of training samples (see [`~perturbation.noisy_data.NoisyDataset`]).
     - A `datasets.IterableDataset` to train on is divided among processes and data loader workers, each row to one of them,
       and read again and again, shuffled anew if it was shuffled, until `max_steps`; a resumed run goes on in it where the
