@@ -14,10 +14,11 @@ from hf_mmalign.runs.build import read_arguments
 from hf_mmalign.runs.recipe import load_recipe
 from hf_mmalign.runs.sweeps import read_sweep
 from hf_mmalign.runs.training import train
-from tests.runs.test_cal_recipes import write_features
+from tests.runs.test_cal_recipes import write_digits, write_features
 
 METHODS = ("late-fusion", "auto", "gan", "def-aaf", "cal", "ogm", "one-tower", "wma", "minimise-ot", "decalign")
 METHODS += ("decalign-common",)
+NAMES = ("ravdess", "mvsa-single", "digits-av")
 QUICK = {"max_steps": 2, "disable_tqdm": True, "report_to": "none", "robustness_seeds": [0], "logging_steps": 1}
 
 
@@ -28,7 +29,8 @@ def data(tmp_path_factory) -> dict[str, Path]:
     names = [f"01-01-{emotion:02d}-01-01-01-{actor:02d}" for actor in range(1, 25) for emotion in range(1, 9)]
     (folder / "au_mfcc.pkl").write_bytes(pickle.dumps({name: rng.randn(294) for name in names}))
     write_features(folder / "features")
-    return {"ravdess": folder / "au_mfcc.pkl", "mvsa-single": folder / "features"}
+    write_digits(folder / "digits")
+    return {"ravdess": folder / "au_mfcc.pkl", "mvsa-single": folder / "features", "digits-av": folder / "digits"}
 
 
 def variants_of(name: str, path: Path):
@@ -36,7 +38,7 @@ def variants_of(name: str, path: Path):
     return {one.name: one for one in read_sweep(load_recipe(f"comparison/{name}"), told).variants}
 
 
-@pytest.mark.parametrize("name", ["ravdess", "mvsa-single"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_method_has_the_same_budget_with_and_without_modality_dropout(name, data):
     found = variants_of(name, data[name])
     assert set(found) == {f"{method}{suffix}" for method in METHODS for suffix in ("", "-dropout")}
@@ -57,7 +59,7 @@ def test_every_method_has_the_same_budget_with_and_without_modality_dropout(name
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["ravdess", "mvsa-single"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_method_trains(name, method, data, tmp_path):
     variant = variants_of(name, data[name])[f"{method}-dropout"]
     run = train(variant.recipe.override(dict(variant.cells[0].values) | QUICK, "the test"), output_dir=str(tmp_path))
