@@ -1,9 +1,10 @@
 """Pretrain a small ViLT on the pictures of easy-VQA, for machines that reach no model hub.
 
-    python benchmarks/vilt_without_a_hub.py PATH/TO/easy-vqa vilt-easy-vqa
+    python benchmarks/vilt_without_a_hub.py PATH/TO/easy-vqa encoders
 
-writes `vilt-easy-vqa`, a small stock ViLT with tokenizer and image processor, which any command takes in the place of
-`dandelin/vilt-b32-mlm`, and how it does on held-out pictures as `pretraining.json` into the same folder.
+writes `encoders/vilt-easy-vqa`, a small stock ViLT with tokenizer and image processor, which any command takes in the place
+of `dandelin/vilt-b32-mlm`, with `pretraining.json`, which tells how it does on held-out pictures; and
+`encoders/vit-easy-vqa`, its half that sees pictures, as a stock ViT.
 
 It learns from captions such as "a blue rectangle", which the questions about a picture give away, by the three losses that
 ViLT and UNITER are pretrained with: image–text matching (a mismatched caption has another colour or another shape), masked
@@ -20,8 +21,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import ViltConfig, ViltImageProcessor, get_linear_schedule_with_warmup
+from transformers import (
+    ViltConfig,
+    ViltImageProcessor,
+    ViltModel,
+    ViTConfig,
+    ViTImageProcessor,
+    get_linear_schedule_with_warmup,
+)
 
 from hf_mmalign import MultimodalProcessor, ViltWmaConfig, ViltWmaForSequenceClassification
 from hf_mmalign.data.loading import load_multimodal_dataset
@@ -185,19 +194,37 @@ def pretrain(arguments: argparse.Namespace) -> dict[str, float]:
             schedule.step()
         found = evaluate(task, held_out, processor, arguments.batch_size)
         print(f"epoch {epoch + 1}: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()), flush=True)
+    vilt, vit = arguments.output / "vilt-easy-vqa", arguments.output / "vit-easy-vqa"
     stock = task.model.vilt
     stock.config = ViltConfig(**network, pad_token_id=tokenizer.pad_token_id)
-    stock.save_pretrained(arguments.output)
-    tokenizer.save_pretrained(arguments.output)
-    processor.image_processor.save_pretrained(arguments.output)
-    (arguments.output / "pretraining.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    stock.save_pretrained(vilt)
+    tokenizer.save_pretrained(vilt)
+    processor.image_processor.save_pretrained(vilt)
+    (vilt / "pretraining.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    save_picture_half(stock, vit)
     return found
+
+
+def save_picture_half(vilt: ViltModel, folder: Path) -> None:
+    """What ViLT computes of a picture without a text: a ViT, which has no embedding of the modality."""
+    config = vilt.config
+    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "image_size", "patch_size")
+    vit = ViTConfig(**{name: getattr(config, name) for name in sizes}, layer_norm_eps=config.layer_norm_eps)
+    vit.architectures = ["ViTModel"]
+    vit.save_pretrained(folder)
+    # The names of published ViTs, which every transformers reads.
+    weights = {name: tensor.clone() for name, tensor in vilt.state_dict().items() if "text_embeddings" not in name}
+    picture = weights.pop("embeddings.token_type_embeddings.weight")[1]
+    weights["embeddings.position_embeddings"] += picture
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith("pooler")}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    ViTImageProcessor(size={"height": config.image_size, "width": config.image_size}).save_pretrained(folder)
 
 
 def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("data", type=Path, help="easy-VQA's data folder")
-    parser.add_argument("output", type=Path, help="where the model goes")
+    parser.add_argument("output", type=Path, help="where the two folders go")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)

@@ -1,10 +1,14 @@
 """Benchmarks run and write what they promise; what they measure is no matter of tests."""
 
 import json
+import shutil
 
 import pytest
+import torch
+from transformers import AutoModel, ViltModel
 
-from benchmarks import translation_step
+from benchmarks import translation_step, vilt_without_a_hub
+from hf_mmalign import runs
 
 
 def test_translation_step_compares_every_fusion_with_the_plain_model(tmp_path, capsys):
@@ -24,3 +28,59 @@ def test_translation_step_compares_every_fusion_with_the_plain_model(tmp_path, c
     assert "spent waiting for data" in said
     with pytest.raises(SystemExit):
         translation_step.parse_arguments(["--fusions", "sum"])
+
+
+@pytest.fixture
+def few_questions(shared_data, tmp_path):
+    """easy-VQA's folder with its first 40 pictures."""
+    source, folder = shared_data / "easy-vqa", tmp_path / "easy-vqa"
+    for part in ("train", "test"):
+        shutil.copytree(source / part / "images", folder / part / "images", ignore=_all_but_few)
+        questions = json.loads((source / part / "questions.json").read_text())
+        (folder / part / "questions.json").write_text(json.dumps([row for row in questions if row[2] < 40]))
+    shutil.copy(source / "answers.txt", folder)
+    return folder
+
+
+def _all_but_few(_, names):
+    return [name for name in names if int(name.removesuffix(".png")) >= 40]
+
+
+def test_what_questions_tell_of_a_picture():
+    questions = [
+        ["is there not a blue shape?", "no", 0],
+        ["is there a red shape?", "no", 0],
+        ["is no circle present?", "yes", 0],
+        ["what shape is present?", "triangle", 0],
+        ["what is the teal shape?", "circle", 1],
+        ["what color is the circle?", "red", 2],
+        ["is a rectangle present?", "yes", 3],
+    ]
+    told = {0: ("blue", "triangle"), 1: ("teal", "circle"), 2: ("red", "circle")}
+    assert vilt_without_a_hub.descriptions(questions, ["blue", "red", "teal"]) == told
+
+
+def test_the_pretrained_vilt_and_its_half_load_as_stock_models(few_questions, tmp_path, capsys):
+    vilt_without_a_hub.main([str(few_questions), str(tmp_path / "out"), "--epochs", "1", "--batch-size", "8"])
+    assert "matching_accuracy" in capsys.readouterr().out
+    folder = tmp_path / "out" / "vilt-easy-vqa"
+    found = json.loads((folder / "pretraining.json").read_text())
+    assert 0 < found["distance_matched"] < 2
+    vilt, info = ViltModel.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    vit, info = AutoModel.from_pretrained(
+        tmp_path / "out" / "vit-easy-vqa", add_pooling_layer=False, output_loading_info=True
+    )
+    assert not info["missing_keys"] | info["unexpected_keys"]
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        embedding = vilt.eval().embeddings
+        patches = embedding.patch_embeddings(pixels).flatten(2).transpose(1, 2)
+        tokens = torch.cat([embedding.cls_token.expand(2, -1, -1), patches], 1) + embedding.position_embeddings
+        tokens = vilt.encoder(tokens + embedding.token_type_embeddings.weight[1]).last_hidden_state
+        torch.testing.assert_close(vit.eval()(pixels).last_hidden_state, vilt.layernorm(tokens), rtol=1e-4, atol=1e-4)
+    keys = {"max_train_samples": 16, "max_eval_samples": 8, "max_steps": 1, "robustness": False, "report_to": "none"}
+    keys |= {"dataset_path": str(few_questions), "output_dir": str(tmp_path / "run")}
+    keys |= {"model_name_or_path": str(folder), "drop": ["tokenizer_vocab_size", "image_processor"]}
+    run = runs.train("wma/easy-vqa", **keys)
+    assert run.model.config.hidden_size == vilt.config.hidden_size
