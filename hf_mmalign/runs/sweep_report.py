@@ -161,7 +161,7 @@ def _score_tables(outcome: dict[str, Any]) -> list[str]:
 def _unimodal_table(variants: dict[str, Any], metric: str) -> list[str]:
     """The primary metric of each modality's own head; nothing where no variant has such heads."""
     found = [key for of in variants.values() for key in _repetitions(of)[0][0]["test"] if key.startswith(f"{metric}_")]
-    names = list(dict.fromkeys(found))
+    names = [key for key in dict.fromkeys(found) if key not in METRICS]  # as bleu_1 is
     if not names:
         return []
     rows = [[name, *(str(_score(of, "test", key)) for key in names)] for name, of in variants.items()]

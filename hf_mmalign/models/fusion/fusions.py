@@ -84,7 +84,9 @@ class AutoFusion(ConcatFusion):
     """Auto-Fusion: the concatenation, compressed so that it can be reconstructed (Eq. 1 of Auto-Fusion and GAN-Fusion).
 
     z (k) → k/2, tanh → latent, relu is the fused vector; latent → k/2, relu → k its reconstruction. The loss component
-    `reconstruction` is the mean squared error between z and its reconstruction.
+    `reconstruction` is the mean squared error between z and its reconstruction. z is a constant there as the target: where
+    its gradient flows too, as Eq. 1 leaves open, the encoders meet the target by moving it, and what a modality says is lost
+    (on digits-translation the colours of the pictures, BLEU 78 instead of 100).
 
     Args:
         widths (`Mapping[str, int]`): Width of every modality's vector, in their order.
@@ -111,4 +113,4 @@ class AutoFusion(ConcatFusion):
         if not with_losses:
             return Fused(latent, {})
         reconstructed = self.reconstruct[1](F.relu(self.reconstruct[0](latent)))
-        return Fused(latent, {"reconstruction": F.mse_loss(reconstructed.float(), whole.float())})
+        return Fused(latent, {"reconstruction": F.mse_loss(reconstructed.float(), whole.detach().float())})
