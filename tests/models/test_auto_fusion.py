@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from hf_mmalign import FusionConfig, FusionForSequenceClassification
+from hf_mmalign.models.fusion.fusions import AutoFusion
 from tests.families import WIDTHS, build
 
 
@@ -37,6 +38,19 @@ def test_the_loss_is_the_mean_squared_error_of_the_reconstruction():
     expected = ((reconstruct[1](F.relu(reconstruct[0](latent))) - whole) ** 2).mean()
     assert_close(output.losses["reconstruction"], expected)
     assert_close(output.loss, output.losses["task"] + 3.0 * expected)
+
+
+def test_the_reconstruction_does_not_move_its_target():
+    """Else encoders lower it by saying nothing."""
+    fusion = AutoFusion({"one": 3, "other": 2}, 4)
+    vectors = {"one": torch.randn(6, 3, requires_grad=True), "other": torch.randn(6, 2, requires_grad=True)}
+    found = torch.autograd.grad(fusion(vectors).losses["reconstruction"], list(vectors.values()))
+    target = torch.cat(list(vectors.values()), dim=1).detach()
+    latent = fusion(vectors).vector
+    rebuilt = fusion.reconstruct[1](F.relu(fusion.reconstruct[0](latent)))
+    expected = torch.autograd.grad(F.mse_loss(rebuilt, target), list(vectors.values()))
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other)
 
 
 def test_every_layer_is_trained_and_a_missing_modality_counts_as_zeros():

@@ -85,8 +85,8 @@ class AutoFusion(ConcatFusion):
 
     z (k) → k/2, tanh → latent, relu is the fused vector; latent → k/2, relu → k its reconstruction. The loss component
     `reconstruction` is the mean squared error between z and its reconstruction. z is a constant there as the target: where
-    its gradient flows too, as Eq. 1 leaves open, the encoders meet the target by moving it, and what a modality says is lost
-    (on digits-translation the colours of the pictures, BLEU 78 instead of 100).
+    its gradient flows too, as Eq. 1 leaves open, the encoders meet the target by moving it, and what a modality says is
+    lost (on digits-translation the colours of the pictures, BLEU 78 instead of 100).
 
     Args:
         widths (`Mapping[str, int]`): Width of every modality's vector, in their order.
