@@ -71,8 +71,8 @@ def test_the_study_on_photos_from_extraction_to_the_word_drop_curve(tmp_path):
     assert "  target: target\nmodel_type: mmalign_fusion_seq2seq" in card, "how to train on it"
     runs = sweep("translation/multi30k-pictures-study", features, tmp_path / "runs", *QUICK_TRANSLATION)
     report = (tmp_path / "runs" / "sweep.md").read_text(encoding="utf-8")
-    assert "BLEU (intl) ↑" in report
-    assert "own head" not in report  # bleu_intl is no score of a modality
+    assert "BLEU-4 ↑" in report
+    assert "own head" not in report  # bleu_4 is no score of a modality
     assert set(runs) >= {f"{name}{half}" for name in ("text", "concat", "auto", "gan") for half in ("", "-half")}
     assert scores(runs["concat-half"]) >= {"bleu", "meteor"}
     picture = tmp_path / "word-drop.png"
