@@ -57,12 +57,13 @@ def descriptions(questions: list[list], colours: list[str]) -> dict[int, tuple[s
 
 
 class Captions:
-    """Pictures as tensors, with a caption and a mismatched one of each.
+    """Pictures, with a caption and a mismatched one of each.
 
     Args:
         rows: Of the reader `easy-vqa`.
         described (`dict[int, tuple[str, str]]`): Colour and shape by picture.
         questions (`list[list]`): Of the file that the rows' ids count in.
+        colours (`list[str]`): All that a mismatched caption may name.
     """
 
     def __init__(self, rows, described: dict[int, tuple[str, str]], questions: list[list], colours: list[str]):
