@@ -56,3 +56,9 @@ def test_every_command_of_a_page_can_be_given(words, monkeypatch):
             read_sweep(recipe, keys)
         else:
             read_arguments(recipe.override(keys, "the command line"))
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def test_what_a_page_links_to_is_there(page):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
