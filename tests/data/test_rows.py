@@ -1,5 +1,7 @@
 """Rows read a batch at a time are the rows that `datasets` gives."""
 
+import pickle
+
 import datasets
 import numpy as np
 import pytest
@@ -53,6 +55,26 @@ def test_whatever_columns_there_are(columns, tmp_path):
     loaded = [row for batch in DataLoader(rows, batch_size=3, collate_fn=list, num_workers=1) for row in batch]
     assert_same(loaded, list(dataset))
     assert_same([rows[2]], [dataset[2]])
+
+
+def test_an_absent_cell_is_none_and_positions_are_a_lists():
+    columns = Features({"audio": feature_sequence(2)})
+    cells = [np.ones((2, 2), np.float32), None, np.zeros((0, 2), np.float32), np.full((1, 2), 3, np.float32)]
+    rows = rows_by_batch(Dataset.from_dict({"audio": cells}, features=columns).with_format("numpy"))
+    found = [row["audio"] for row in rows.__getitems__([0, 1, 2, -1])]
+    assert found[1] is None
+    for one, other in zip(found[::2], cells[::2], strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(found[3], cells[3])
+    with pytest.raises(IndexError):
+        rows.__getitems__([4])
+
+
+def test_a_workers_copy_holds_no_cells():
+    rows = rows_by_batch(data())
+    rows[0]
+    assert pickle.loads(pickle.dumps(rows.sequences["audio"]))._chunks is None
+    assert_same([pickle.loads(pickle.dumps(rows))[3]], [data()[3]])
 
 
 def test_a_row_may_be_written_into():
