@@ -59,7 +59,7 @@ def _same_rows(folder: Path, split: str, data: Dataset) -> Dataset:
     for name, rows in (("the data set", data), ("the copy", copy[split])):
         if "id" not in rows.features:
             raise DataError(f"{name} has no ids to tell its rows by; say the option `id` of the table", file=folder)
-    if list(map(str, copy[split]["id"])) != list(map(str, data["id"])):
+    if list(map(str, copy[split]["id"][:])) != list(map(str, data["id"][:])):
         raise DataError(f"its rows are not those of the split {split!r}", file=folder)
     return copy[split]
 
