@@ -40,6 +40,8 @@ def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 150) -> Path
 def plot_robustness(reports: Reports, metric: str | None = None) -> Figure:
     """Bars of one metric under every condition of the table, side by side for each model.
 
+    More models than there are colours are rows instead: a panel per condition, a dot per model, a dashed line at the first.
+
     Args:
         reports (`Mapping[str, RobustnessScores | Sequence[RobustnessScores]]`): By model name. Several reports of a
             model are its training seeds: error bars are then the standard deviation over them; for a single report they
@@ -50,6 +52,8 @@ def plot_robustness(reports: Reports, metric: str | None = None) -> Figure:
         ValueError: If there is no report, or one lacks a condition or the metric.
     """
     models = _group(reports)
+    if len(models) > len(COLOURS):
+        return _dots(models, metric)
     conditions = next(iter(models.values()))[0].table_conditions()
     # Wide enough for a number above every bar; beyond four models the numbers stand upright.
     group = max(0.85, 0.2 + (0.46 if len(models) <= 4 else 0.3) * len(models))
@@ -281,6 +285,33 @@ def _draw_bars(axes: Axes, models: Mapping[str, list[RobustnessScores]], metric:
         axes.legend(
             loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(models), 4), frameon=False, borderaxespad=0.3
         )
+
+
+def _dots(models: Mapping[str, list[RobustnessScores]], metric: str | None) -> Figure:
+    first = next(iter(models.values()))[0]
+    conditions = first.table_conditions()
+    metric, label = metric or first.settings.primary_metric, _axis_label(models, metric)
+    columns = min(6, len(conditions))
+    lines = math.ceil(len(conditions) / columns)
+    size = (1.5 + 0.07 * max(map(len, models)) + 1.8 * columns, lines * (0.9 + 0.21 * len(models)))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
+    places = np.arange(len(models))
+    for panel, condition in zip(panels, conditions, strict=False):
+        scores = [_score(group, condition, metric) for group in models.values()]
+        means, errors = np.array([score.mean for score in scores]), np.nan_to_num([score.std for score in scores])
+        panel.axvline(means[0], color=_GREY, linewidth=0.9, linestyle="--")
+        panel.errorbar(means, places, xerr=errors, fmt="o", color=COLOURS[0], markersize=4, elinewidth=1.0)
+        panel.set_title(condition.label(), loc="left", fontsize=10)
+        panel.set_xlabel(label)
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        panel.grid(axis="both", color="#dddddd", linewidth=0.7)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in panels[len(conditions) :]:
+        panel.remove()
+    panels[0].set_yticks(places, list(models))
+    panels[0].set_ylim(len(models) - 0.5, -0.5)
+    return figure
 
 
 def _tick(condition: Condition) -> str:

@@ -37,14 +37,18 @@ def overlaps(labels, renderer):
     return any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
 
 
-def assert_all_in_view(figure):
-    """No text is cut at the figure's edge, and the colour bar's label stands clear of its numbers."""
+def assert_nothing_is_cut(figure):
     renderer = drawn(figure)
     boxes = [text.get_window_extent(renderer) for text in figure.texts]
     for box in [*boxes, *(axes.get_tightbbox(renderer) for axes in figure.axes)]:
         assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
         assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
-    bar = figure.axes[-1]
+
+
+def assert_all_in_view(figure):
+    """No text is cut at the figure's edge, and the colour bar's label stands clear of its numbers."""
+    assert_nothing_is_cut(figure)
+    renderer, bar = drawn(figure), figure.axes[-1]
     label = bar.yaxis.label.get_window_extent(renderer)
     assert not any(label.overlaps(tick.get_window_extent(renderer)) for tick in bar.get_yticklabels())
 
@@ -67,6 +71,25 @@ def test_bars_show_every_condition_of_every_model(tmp_path):
         assert text in shown
     save_figure(figure, tmp_path / "bars.png")
     assert Image.open(tmp_path / "bars.png").size[0] > 500
+
+
+def test_more_models_than_colours_are_rows():
+    reports = {f"model-{i}": [make_report(0.6 + 0.01 * i), make_report(0.62 + 0.01 * i)] for i in range(22)}
+    figure = plot_robustness(reports)
+    assert_nothing_is_cut(figure)
+    assert len(figure.axes) == 5
+    titles = [axes._left_title for axes in figure.axes]
+    assert [title.get_text() for title in titles][:2] == ["clean", "text noise 3"]
+    renderer = drawn(figure)
+    assert not overlaps(titles, renderer)
+    for axes, at in zip(figure.axes, (0.61, 0.56), strict=False):
+        dots = axes.containers[0].lines[0]
+        assert dots.get_xdata() == pytest.approx(at + 0.01 * np.arange(22))
+        assert axes.lines[0].get_xdata() == pytest.approx([at, at])
+        assert not overlaps(axes.get_xticklabels(), renderer)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(reports)
+    assert not overlaps(figure.axes[0].get_yticklabels(), renderer)
+    assert figure.axes[0].yaxis_inverted(), "the first model is on top"
 
 
 @pytest.mark.parametrize("models", [1, 2, 3, 6])
