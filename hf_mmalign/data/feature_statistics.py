@@ -23,7 +23,7 @@ class FeatureStatistics:
 
     Attributes:
         mean (`Tensor`): (D,) float32.
-        std (`Tensor`): (D,) float32, above 0; 1 for a dimension that was constant, which is centred only.
+        std (`Tensor`): (D,) float32, above 0; 1 for a dimension that was as good as constant, which is centred only.
     """
 
     mean: Tensor
@@ -62,8 +62,11 @@ class FeatureStatistics:
     def _of_scaler(cls, scaler: StandardScaler, column: str) -> "FeatureStatistics":
         if not hasattr(scaler, "scale_"):
             raise DataError("missing in every row, so there is nothing to fit", field=column)
-        # A spread below what float32 resolves at the mean is rounding, and dividing by it would blow it up.
-        constant = np.sqrt(scaler.var_) <= np.finfo(np.float32).eps * np.abs(scaler.mean_)
+        # A spread below what float32 resolves at the mean is rounding, and dividing by it would blow it up. One that is
+        # nothing beside the other dimensions', as the 1e-32 where an encoder has switched a dimension off, would make 1e+31
+        # of noise that is as strong as the features.
+        eps, spread = np.finfo(np.float32).eps, np.sqrt(scaler.var_)
+        constant = (spread <= eps * np.abs(scaler.mean_)) | (spread <= eps**2 * spread.max())
         std = np.where(constant, 1.0, np.maximum(scaler.scale_, np.finfo(np.float32).tiny))
         return cls(torch.from_numpy(scaler.mean_).float(), torch.from_numpy(std).float())
 

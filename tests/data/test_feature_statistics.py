@@ -91,6 +91,17 @@ def test_a_constant_dimension_is_centred_and_does_not_blow_up(value):
     assert unseen[0, 0, 0] == pytest.approx(3, abs=0.2)
 
 
+def test_a_dimension_that_is_nothing_beside_the_others_is_not_blown_up():
+    """As MiniLM has one: noise on the features must stay noise of their strength."""
+    train = [(sequence * [1, 1e-9, 1e-32]).astype(np.float32) for sequence in sequences()]
+    processor = MultimodalProcessor().fit_features(dataset(audio=train))
+    std = processor.feature_statistics["audio"].std
+    assert std[2] == 1
+    assert 0 < std[1] < 1e-6, "a unit of its own is none of these"
+    noisy = processor(features={"audio": [train[0] + np.float32([[0, 0, 0.5]])]})["features"]["audio"]
+    assert noisy.abs().max() < 100
+
+
 def test_small_and_large_scales_survive():
     for scale in (1e-30, 1e30):
         train = [(sequence * scale).astype(np.float32) for sequence in sequences()]
