@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,6 +77,11 @@ class FeatureStatistics:
             raise DataError(f"fitted to features of width {len(self.mean)}, but got {values.shape[-1]}")
         normalised = (values - self.mean.to(values.device)).div_(self.std.to(values.device))
         return normalised.masked_fill_(mask.unsqueeze(-1) == 0, 0.0)
+
+
+def statistics_of(data_collator: Any) -> dict[str, FeatureStatistics]:
+    """Those that a collator's processor normalises by, by modality; none of any other callable."""
+    return getattr(getattr(data_collator, "processor", None), "feature_statistics", {})
 
 
 def save_feature_statistics(statistics: Mapping[str, FeatureStatistics], path: Path) -> None:

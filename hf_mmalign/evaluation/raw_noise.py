@@ -32,6 +32,7 @@ class RawNoisePlan:
         snrs (`tuple[float, ...]`): Signal-to-noise ratios of white noise, in decibels.
         modality_kinds (`dict[str, str | int]`): The modalities to disturb, each with its kind.
         seeds (`tuple[int, ...]`): One repetition each.
+        statistics (`Mapping[str, FeatureStatistics]`): As of [`WhiteNoise`].
     """
 
     protocol: NoiseProtocol | None
@@ -39,6 +40,7 @@ class RawNoisePlan:
     snrs: tuple[float, ...]
     modality_kinds: dict[str, str | int]
     seeds: tuple[int, ...]
+    statistics: Mapping[str, Any]
 
     @classmethod
     def of(
@@ -50,6 +52,7 @@ class RawNoisePlan:
         modality_kinds: Mapping[str, str | int],
         modalities: Sequence[str],
         seeds: tuple[int, ...],
+        statistics: Mapping[str, Any],
     ) -> "RawNoisePlan":
         """Raises ValueError, naming the argument, for what is out of its range."""
         strengths = dict.fromkeys(check_epsilon(epsilon, "epsilons") for epsilon in epsilons)
@@ -61,8 +64,8 @@ class RawNoisePlan:
             raise ValueError(f"snrs is for waveforms and feature sequences, and the modalities are {kinds}.")
         ratios = tuple(dict.fromkeys(float(WhiteNoise(snr).snr) for snr in snrs))
         if protocol is None:
-            return cls(None, (), ratios, kinds, seeds)
-        return cls(NoiseProtocol(protocol, units), tuple(strengths), ratios, kinds, seeds)
+            return cls(None, (), ratios, kinds, seeds, statistics)
+        return cls(NoiseProtocol(protocol, units), tuple(strengths), ratios, kinds, seeds, statistics)
 
     @property
     def conditions(self) -> list[Condition]:
@@ -81,7 +84,7 @@ class RawNoisePlan:
         whole = condition.modality == ALL_MODALITIES
         kinds = self.modality_kinds if whole else {condition.modality: self.modality_kinds[condition.modality]}
         if condition.kind == WHITE_NOISE:
-            disturb = WhiteNoise(condition.level).disturb
+            disturb = WhiteNoise(condition.level, statistics=self.statistics).disturb
         else:
             disturb = partial(self.protocol.disturb, kind=condition.kind, epsilon=condition.level)
         for index, row in enumerate(rows, start):

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import EvalPrediction
 
+from ..data.feature_statistics import statistics_of
 from ..data.rows import rows_by_batch
 from ..losses.task import infer_problem_type
 from ..models.modeling_base import ModalityHook
@@ -135,7 +136,8 @@ def measure_robustness(
     raw = None
     if protocol is not None or snrs:
         kinds = config.modality_kinds
-        raw = RawNoisePlan.of(protocol, noise_units, epsilons, snrs, kinds, plan.modalities, plan.seeds)
+        fitted = statistics_of(data_collator)
+        raw = RawNoisePlan.of(protocol, noise_units, epsilons, snrs, kinds, plan.modalities, plan.seeds, fitted)
     table_ratio, curve_ratios = _ratios(missing_ratio, missing_ratios)
     if not plan.seeds or min(plan.seeds) < 0 or len(set(plan.seeds)) < len(plan.seeds):
         raise ValueError(f"seeds are one or more different integers of at least 0, not {seeds}.")

@@ -1,7 +1,7 @@
 """One modality of every sample corrupted, to see what a model makes of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .protocols import WHITE_NOISE, NoiseProtocol, NoiseUnits, WhiteNoise, check_epsilon
@@ -20,6 +20,7 @@ class Corruption:
         kind (`str` or `int`): Its kind in the config's `modality_kinds`.
         level (`float`): Decibels that the noise lies below the signal; of pictures and texts ε.
         units (`str`, *optional*, defaults to `"mvsa"`): Of ε on pictures.
+        statistics (`Mapping[str, FeatureStatistics]`, *optional*): As of [`WhiteNoise`].
 
     Raises:
         ValueError: For a level that is out of range.
@@ -29,6 +30,7 @@ class Corruption:
     kind: str | int
     level: float
     units: NoiseUnits = "mvsa"
+    statistics: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if self.in_decibels:
@@ -52,5 +54,5 @@ class Corruption:
         """The sample with noise; None where it has not the modality. Arguments as of [`NoiseProtocol.disturb`]."""
         kinds = {self.modality: self.kind}
         if self.in_decibels:
-            return WhiteNoise(self.level).disturb(row, kinds, index, seed)
+            return WhiteNoise(self.level, statistics=self.statistics).disturb(row, kinds, index, seed)
         return NoiseProtocol("clean", self.units, share=1.0).disturb(row, kinds, self.noise, self.level, index, seed)

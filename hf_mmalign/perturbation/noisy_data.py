@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, get_args
 
@@ -14,7 +14,7 @@ from .protocols import NoiseProtocol, RawNoiseKind, UnknownWords, WhiteNoise, ch
 _OF_PROTOCOL = ("protocol", "kind", "epsilon")
 # By the key that tells them, noises without a protocol: what they are, and what else may be said of them.
 _OF_ITS_OWN: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
-    "snr": (WhiteNoise, ()),
+    "snr": (WhiteNoise, ("share",)),
     "unknown_words": (UnknownWords, ("token",)),
 }
 
@@ -42,14 +42,18 @@ class RowNoise:
         modality_kinds: Mapping[str, str | int],
         seed: int,
         argument: str = "train_noise",
+        statistics: Mapping[str, Any] | None = None,
     ) -> "RowNoise":
         """The noise that the training argument `train_noise` describes, or an `argument` of another name.
 
         Args:
-            settings (`Mapping[str, Any]`): `protocol`, `kind` and `epsilon`, and if need be `units` ("mvsa"); or `snr`, for
-                [`WhiteNoise`]; or `unknown_words` and if need be `token`, for [`UnknownWords`]. Each with `modalities`, if
-                not on all.
+            settings (`Mapping[str, Any]`): `protocol`, `kind` and `epsilon`, and if need be `units` ("mvsa"); or `snr`, and
+                if need be `share`, for [`WhiteNoise`]; or `unknown_words`, and if need be `token`, for [`UnknownWords`].
+                Each with `modalities`, if not on all.
             modality_kinds (`Mapping[str, str | int]`): All modalities of the model.
+            seed (`int`): Non-negative.
+            argument (`str`): Named in errors.
+            statistics (`Mapping[str, FeatureStatistics]`, *optional*): As of [`WhiteNoise`].
 
         Raises:
             ValueError: As :func:`check_noise`, and for a modality that the model does not have.
@@ -61,6 +65,8 @@ class RowNoise:
             raise ValueError(f"{argument}: modalities has {unknown}, but there are {list(modality_kinds)}.")
         kinds = {name: modality_kinds[name] for name in chosen}
         alone = _own_noise(settings)
+        if isinstance(alone, WhiteNoise):
+            alone = replace(alone, statistics=dict(statistics or {}))
         if alone is not None:
             return cls(kinds, alone.disturb, seed)
         protocol = NoiseProtocol(settings["protocol"], settings.get("units", "mvsa"))

@@ -4,7 +4,8 @@ import io
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -167,21 +168,30 @@ class NoiseProtocol:
 
 @dataclass(frozen=True)
 class WhiteNoise:
-    """White Gaussian noise on the waveforms and feature sequences of every sample; pictures and texts pass unchanged.
+    """White Gaussian noise on the waveforms and feature sequences of samples; pictures and texts pass unchanged.
+
+    Where features are normalised before a model reads them, it is white in what the model reads: of raw features, each in a
+    unit of its own, the largest would have all the power of the signal, and the smallest would drown at any ratio.
 
     As with a [`NoiseProtocol`], a sample's noise is a function of seed, epoch, its index and the modality alone, and the
     strength scales one and the same draw.
 
     Args:
         snr (`float`): How many decibels it lies below the signal, whose power is its variance.
+        share (`float`, *optional*, defaults to 1.0): Of the samples, for each modality anew, that are disturbed.
+        statistics (`Mapping[str, FeatureStatistics]`, *optional*): Of the modalities that are normalised.
 
     Raises:
-        ValueError: If that is no finite number.
+        ValueError: If the ratio is no finite number, or the share none from 0 to 1.
     """
 
     snr: float
+    share: float = 1.0
+    statistics: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.share, bool) or not isinstance(self.share, (int, float)) or not 0 <= self.share <= 1:
+            raise ValueError(f"The share of the samples that are disturbed lies between 0 and 1, not {self.share!r}.")
         if isinstance(self.snr, bool) or not isinstance(self.snr, (int, float)) or not abs(self.snr) < float("inf"):
             raise ValueError(f"A signal-to-noise ratio is a finite number of decibels, not {self.snr}.")
 
@@ -193,11 +203,18 @@ class WhiteNoise:
         for name, of in modality_kinds.items():
             if of not in ("text", "image") and not _is_missing(row.get(name)):
                 rng = _generator(seed, epoch, index, WHITE_NOISE, name)
+                # A share of 1 draws nothing, so that a seed means what it has always meant.
+                if self.share < 1 and rng.random() >= self.share:
+                    continue
                 with _named(name, index):
-                    noisy[name] = _noisy_numbers(
-                        row[name], of, lambda numbers, r=rng: noise_at_snr(numbers, self.snr, r)
-                    )
+                    noisy[name] = _noisy_numbers(row[name], of, partial(self._with_noise, name=name, rng=rng))
         return {**row, **noisy} if noisy else None
+
+    def _with_noise(self, numbers: np.ndarray, name: str, rng: np.random.Generator) -> np.ndarray:
+        if name not in self.statistics:
+            return noise_at_snr(numbers, self.snr, rng)
+        mean, std = self.statistics[name].mean.numpy(), self.statistics[name].std.numpy()
+        return noise_at_snr((numbers - mean) / std, self.snr, rng) * std + mean
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,8 @@ def draw_gate(
                 "in one picture have the same."
             )
         try:
-            corruptions = _corruptions(kinds, corrupt, snrs, epsilons, arguments.evaluation.noise_units)
+            units, fitted = arguments.evaluation.noise_units, processor.feature_statistics
+            corruptions = _corruptions(kinds, corrupt, snrs, epsilons, units, fitted)
             found[folder] = measure_gate(
                 model.to(device),
                 data,
@@ -110,7 +111,7 @@ def _fusion_of(config) -> str:
 
 
 def _corruptions(
-    kinds: Mapping[str, str | int], corrupt: Sequence[str] | None, snrs, epsilons, units: str
+    kinds: Mapping[str, str | int], corrupt: Sequence[str] | None, snrs, epsilons, units: str, fitted
 ) -> list[Corruption]:
     """Of each modality, the weakest noise first."""
     chosen = list(kinds) if corrupt is None else list(dict.fromkeys(corrupt))
@@ -123,7 +124,7 @@ def _corruptions(
         levels = sorted({float(level) for level in (snrs if decibels else epsilons)}, reverse=decibels)
         if not levels:
             raise ValueError(f"{'snrs' if decibels else 'epsilons'} is empty; {name!r} is corrupted by at least one.")
-        steps += [Corruption(name, kinds[name], level, units) for level in levels]
+        steps += [Corruption(name, kinds[name], level, units, fitted) for level in levels]
     return steps
 
 

@@ -11,6 +11,7 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import nested_gather
 
 from ..data.collator import MultimodalCollator
+from ..data.feature_statistics import statistics_of
 from ..data.lengths import row_lengths, underlying_rows
 from ..data.rows import rows_by_batch
 from ..models.modeling_base import MultimodalModelMixin, combine_losses
@@ -233,7 +234,8 @@ class MultimodalTrainer(ModelCardMixin, Trainer):
         settings, clean, noise = getattr(self.args, "train_noise", None), self.train_dataset, None
         if settings is not None:
             kinds = self.multimodal_model.config.modality_kinds
-            noise = RowNoise.of(settings, kinds, self.args.data_seed or self.args.seed)
+            seed, fitted = self.args.data_seed or self.args.seed, statistics_of(self.data_collator)
+            noise = RowNoise.of(settings, kinds, seed, statistics=fitted)
         if isinstance(clean, IterableDataset):
             return self._stream_loader(clean, noise)
         if noise is None or clean is None:

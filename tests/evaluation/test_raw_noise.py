@@ -17,6 +17,7 @@ from hf_mmalign import (
     evaluate_robustness,
     load_multimodal_dataset,
 )
+from hf_mmalign.data.feature_statistics import FeatureStatistics
 from hf_mmalign.data.processor import train_tokenizer
 from hf_mmalign.evaluation.scores import CLEAN, Condition
 from hf_mmalign.perturbation.protocols import NoiseProtocol, WhiteNoise
@@ -126,21 +127,24 @@ def test_reports_of_before_are_still_read(parts, tmp_path):
     assert not [condition for condition in report.scores if condition.kind not in ("clean", "missing")]
 
 
-@pytest.mark.parametrize("protocol", [None, "qmf"])
-def test_white_noise_on_feature_sequences(protocol):
+@pytest.mark.parametrize(("protocol", "normalised"), [(None, False), ("qmf", False), (None, True)])
+def test_white_noise_on_feature_sequences(protocol, normalised):
     torch.manual_seed(0)
     sizes = {"audio": 3, "vision": 4}
     model = FusionForSequenceClassification(FusionConfig(feature_sizes=sizes, num_labels=2, hidden_size=8)).eval()
     draw = np.random.default_rng(0)
     rows = [{name: draw.normal(size=(5, size)) for name, size in sizes.items()} | {"label": i % 2} for i in range(12)]
-    collator = MultimodalCollator(MultimodalProcessor(), sizes, "single_label_classification", 2)
+    fitted = {name: FeatureStatistics(torch.full((s,), 0.5), torch.rand(s) + 0.1) for name, s in sizes.items()}
+    processor = MultimodalProcessor(feature_statistics=fitted if normalised else None)
+    collator = MultimodalCollator(processor, sizes, "single_label_classification", 2)
     report = run((model, rows, collator), snrs=(20, 0), protocol=protocol, compute_metrics=weighed)
     white = [condition for condition in report.scores if condition.kind == "white-noise"]
     assert [(c.modality, c.level) for c in white] == [(name, snr) for name in sizes for snr in (20.0, 0.0)]
     for condition in white:
         for place, seed in enumerate((0, 1)):
             kinds = {condition.modality: 3}
-            noisy = [WhiteNoise(condition.level).disturb(row, kinds, i, seed) for i, row in enumerate(rows)]
+            noise = WhiteNoise(condition.level, statistics=processor.feature_statistics)
+            noisy = [noise.disturb(row, kinds, i, seed) for i, row in enumerate(rows)]
             batch = collator(noisy)
             del batch["labels"]
             with torch.no_grad():

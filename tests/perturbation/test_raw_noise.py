@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 
+from hf_mmalign.data.feature_statistics import FeatureStatistics
 from hf_mmalign.perturbation.protocols import NoiseProtocol, WhiteNoise
 from hf_mmalign.perturbation.raw_noise import (
     drop_words,
@@ -283,6 +284,34 @@ def test_white_noise_on_every_sample_at_its_ratio(snr):
     np.testing.assert_array_equal(again["audio"], noisy["audio"])
     assert np.abs(other["audio"] - noisy["audio"]).max() > 0
     assert noise.disturb({"text": "a", "audio": None}, {"text": "text", "audio": 3}, 0) is None
+
+
+def test_noise_on_features_that_are_normalised_is_white_in_what_the_model_reads():
+    scale, offset = np.array([1e-6, 1.0, 1e4], np.float32), np.array([0.0, -5.0, 1e5], np.float32)
+    normalised = rng(0).normal(size=(400, 3)).astype(np.float32)
+    fitted = FeatureStatistics(torch.from_numpy(offset), torch.from_numpy(scale))
+    row = {"audio": normalised * scale + offset, "face": normalised}
+    noise = WhiteNoise(6.0, statistics={"audio": fitted})
+    noisy = noise.disturb(row, {"audio": 3, "face": 3}, 1)
+    difference = (noisy["audio"].astype(np.float64) - row["audio"]) / scale
+    assert 10 * np.log10(normalised.var() / difference.var(axis=0)) == pytest.approx([6.0] * 3, abs=0.6)
+    np.testing.assert_array_equal(noisy["face"], WhiteNoise(6.0).disturb(row, {"face": 3}, 1)["face"])
+    raw = (WhiteNoise(6.0).disturb(row, {"audio": 3}, 1)["audio"].astype(np.float64) - row["audio"]) / scale
+    assert raw.std(axis=0)[0] > 1e6, "which the ratio of raw features of such scales would be"
+
+
+def test_white_noise_on_a_share_of_the_samples_of_each_modality():
+    row = {"audio": np.arange(12.0).reshape(4, 3), "face": np.arange(12.0).reshape(4, 3)}
+    kinds, found = {"audio": 3, "face": 3}, []
+    for index in range(400):
+        noisy = WhiteNoise(0.0, share=0.25).disturb(row, kinds, index)
+        found.append([noisy is not None and bool((noisy[name] != row[name]).any()) for name in kinds])
+    found = np.array(found)
+    # Four standard deviations of a binomial count.
+    assert found.mean(axis=0) == pytest.approx([0.25, 0.25], abs=4 * np.sqrt(0.25 * 0.75 / 400))
+    assert found.all(axis=1).mean() == pytest.approx(0.0625, abs=4 * np.sqrt(0.0625 * 0.9375 / 400))
+    with pytest.raises(ValueError, match="between 0 and 1, not 2"):
+        WhiteNoise(0.0, share=2)
 
 
 @pytest.mark.parametrize("snr", [np.inf, "10", True])

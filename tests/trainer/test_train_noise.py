@@ -5,7 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from datasets import IterableDataset
+from datasets import Dataset, Features, IterableDataset, Value
 
 from hf_mmalign import (
     FusionConfig,
@@ -15,6 +15,7 @@ from hf_mmalign import (
     MultimodalTrainer,
     MultimodalTrainingArguments,
 )
+from hf_mmalign.data.schema import feature_sequence
 from hf_mmalign.perturbation.noisy_data import RowNoise
 from hf_mmalign.trainer.streams import EndlessStream
 from tests.trainer.test_trainer import assert_same_weights
@@ -156,6 +157,23 @@ def test_white_noise_on_every_sample(tmp_path):
     assert (sizes[:, 0] != sizes[:, 1]).all()
 
 
+def test_white_noise_on_a_share_of_normalised_features(tmp_path):
+    """A dimension in small units takes as much of it, measured in what the model reads, as the others."""
+    small = [row | {"audio": row["audio"] * np.float32([1, 1, 1e-6])} for row in rows(64)]
+    columns = {name: feature_sequence(size) for name, size in SIZES.items()} | {"number": Value("int64")}
+    data = Dataset.from_list(small, features=Features(columns | {"label": Value("int64")})).with_format("numpy")
+    trainer = build(tmp_path, data, max_steps=32, train_noise={"snr": 0, "share": 0.5, "modalities": ["audio"]})
+    processor = trainer.data_collator.processor.fit_features(data)
+    trainer.train()
+    seen = trainer.data_collator.seen
+    std = processor.feature_statistics["audio"].std.numpy()
+    noise = np.stack([(row["audio"] - small[int(row["number"])]["audio"]) / std for row in seen])
+    disturbed = np.abs(noise).max(axis=(1, 2)) > 1e-3
+    assert 0.2 < disturbed.mean() < 0.8
+    # 0 dB: a standard deviation of the normalised sample, which is near 1.
+    assert noise[disturbed].std(axis=(0, 1)) == pytest.approx([1, 1, 1], abs=0.35)
+
+
 def test_json_text_as_of_a_command_line(tmp_path):
     arguments = MultimodalTrainingArguments(
         str(tmp_path), train_noise='{"protocol": "qmf", "kind": "gaussian", "epsilon": 5}'
@@ -173,6 +191,7 @@ def test_json_text_as_of_a_command_line(tmp_path):
     (NOISE | {"units": "imagenet"}, "train_noise: noise_units is one of"),
     ({"snr": "loud"}, "train_noise: snr: A signal-to-noise ratio is a finite number"),
     ({"snr": 10, "epsilon": 5}, "'epsilon' is no key of it"),
+    ({"snr": 10, "share": 2}, "train_noise: snr: The share of the samples"),
 ])  # fmt: skip
 def test_bad_arguments_are_refused_before_anything_is_built(tmp_path, noise, message):
     with pytest.raises(ValueError, match=message):
