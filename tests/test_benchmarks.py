@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModel, ViltModel
 
-from benchmarks import translation_step, vilt_without_a_hub
+from benchmarks import translation_step, vilt_without_a_hub, what_a_gate_decides
 from hf_mmalign import runs
 
 
@@ -84,3 +84,25 @@ def test_the_pretrained_vilt_and_its_half_load_as_stock_models(few_questions, tm
     keys |= {"model_name_or_path": str(folder), "drop": ["tokenizer_vocab_size", "image_processor"]}
     run = runs.train("wma/easy-vqa", **keys)
     assert run.model.config.hidden_size == vilt.config.hidden_size
+
+
+def test_what_a_gate_decides(tmp_path, capsys):
+    few = {"num_train_epochs": 1, "max_train_samples": 200, "robustness": False, "disable_tqdm": True}
+    gated = runs.train("fusion/smoke", output_dir=tmp_path / "gate", fusion="def_aaf", latent_size=8, **few)
+    runs.train("fusion/smoke", output_dir=tmp_path / "concat", **few)
+    capsys.readouterr()
+    what_a_gate_decides.main([str(tmp_path / "gate")])
+    lines = [line.rsplit(" ", 3) for line in capsys.readouterr().out.splitlines()]
+    found = {name.strip(): float(mean) for name, mean, _, _ in lines}
+    names = gated.model.config.modalities
+    assert list(found) == ["gate", *(f"{name} alone" for name in names), "equal weights", "mean class embedding"]
+    assert found["gate"] == pytest.approx(gated.results["test"]["accuracy"], abs=5e-4)
+    with pytest.raises(SystemExit, match="no classifier with a gate"):
+        what_a_gate_decides.main([str(tmp_path / "concat")])
+
+
+def test_weights_are_shared_out_among_what_a_sample_has():
+    present = torch.tensor([[True, True, True], [False, True, True], [False, False, False]])
+    given = what_a_gate_decides.shared_out(torch.tensor([1.0, 0, 0]), present)
+    assert given.tolist() == [[1, 0, 0], [0, 0.5, 0.5], [0, 0, 0]]
+    assert what_a_gate_decides.shared_out(torch.ones(3), present)[1].tolist() == [0, 0.5, 0.5]
