@@ -53,9 +53,10 @@ def accuracies(folder: Path, split: str) -> dict[str, float]:
         return torch.cat(right).float().mean().item()
 
     found, names = {"gate": accuracy()}, model.config.modalities
-    for name, wanted in zip((*names, "equal"), (*torch.eye(len(names)), torch.ones(len(names))), strict=True):
+    weights = {f"{name} alone": row for name, row in zip(names, torch.eye(len(names)), strict=True)}
+    for name, wanted in (weights | {"equal weights": torch.ones(len(names))}).items():
         with output_of(fusion.gate, lambda inputs, _, wanted=wanted: shared_out(wanted, inputs[1])):
-            found[f"{name} alone" if name != "equal" else "equal weights"] = accuracy()
+            found[name] = accuracy()
     mean = fusion.condition.embedding.weight.mean(dim=0)
     with output_of(fusion.condition, lambda _, output: (mean.expand_as(output[0]), output[1])):
         found["mean class embedding"] = accuracy()
