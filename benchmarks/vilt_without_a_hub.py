@@ -8,9 +8,10 @@ of `dandelin/vilt-b32-mlm`, with `pretraining.json`, which tells how it does on 
 
 It learns from captions such as "a blue rectangle", which the questions about a picture give away, by the three losses that
 ViLT and UNITER are pretrained with: image–text matching (a mismatched caption has another colour or another shape), masked
-words, and word–patch alignment by optimal transport. The last is the distance of matched pairs less that of mismatched
-ones: on matched pairs alone it is least where all tokens are one. Pictures of the validation split are held out, as in
-every recipe on this data set.
+words, and word–patch alignment by optimal transport. The last is the distance of a matched pair less that of the mismatched
+one, down to a margin: on matched pairs alone it is least where all tokens are one, and without a margin where all tokens of
+a matched pair are one vector and all words of a mismatched one its opposite. Pictures of the validation split are held out,
+as in every recipe on this data set.
 """
 
 import argparse
@@ -88,12 +89,17 @@ class Captions:
 
 
 class Pretraining(nn.Module):
-    """A one-tower model whose head tells whether caption and picture match, with a second head that names masked words."""
+    """A one-tower model whose head tells whether caption and picture match, with a second head that names masked words.
 
-    def __init__(self, model: ViltWmaForSequenceClassification):
+    Args:
+        model ([`ViltWmaForSequenceClassification`]): With two classes.
+        margin (`float`): By how much a mismatched pair's distance is to be the larger one.
+    """
+
+    def __init__(self, model: ViltWmaForSequenceClassification, margin: float):
         super().__init__()
         size = model.config.hidden_size
-        self.model = model
+        self.model, self.margin = model, margin
         self.words = nn.Sequential(
             nn.Linear(size, size), nn.GELU(), nn.LayerNorm(size), nn.Linear(size, model.config.vocab_size)
         )
@@ -119,7 +125,7 @@ class Pretraining(nn.Module):
         return {
             "matching": F.cross_entropy(logits, matches.long()),
             "words": F.cross_entropy(words, wanted),
-            "alignment": distance[:half].mean() - distance[half:].mean(),
+            "alignment": (self.margin + distance[:half] - distance[half:]).relu().mean(),
             "matching_accuracy": (logits.argmax(dim=1) == matches).float().mean(),
             "words_accuracy": (words.argmax(dim=1) == wanted).float().mean(),
             "distance_matched": distance[:half].mean(),
@@ -178,7 +184,7 @@ def pretrain(arguments: argparse.Namespace) -> dict[str, float]:
         wma_alpha=0.0,
         num_labels=2,
     )
-    task = Pretraining(ViltWmaForSequenceClassification(config))
+    task = Pretraining(ViltWmaForSequenceClassification(config), arguments.margin)
     steps = arguments.epochs * (len(train) // arguments.batch_size)
     optimizer = torch.optim.AdamW(task.parameters(), lr=arguments.learning_rate, weight_decay=0.01)
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
@@ -230,6 +236,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--alignment", type=float, default=0.1, help="weight of word–patch alignment")
+    parser.add_argument("--margin", type=float, default=0.2, help="of the distances of mismatched pairs")
     parser.add_argument("--seed", type=int, default=0)
     pretrain(parser.parse_args(given))
 
